@@ -1,0 +1,69 @@
+"""npde_fem: neural partial differential equations on FEniCSx.
+
+Write an equation once in UFL (:class:`NPDE`), discretise it by finite elements (:class:`FEM`) or finite differences
+(:class:`FD`), and :func:`solve` it in parallel.
+"""
+
+import contextlib
+
+# DOLFINx's binary wheel wants MPI loaded before its bindings; its own module sees to that where it is installed.
+with contextlib.suppress(ModuleNotFoundError):
+    import dolfinx_solver  # noqa: F401
+from mpi4py import MPI  # noqa: F401, I001
+
+from npde_fem import physics
+from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
+from npde_fem.equation import NPDE, Dirichlet, Flux, Parameter, Periodic, Robin, manufactured
+from npde_fem.parallel import end_job_on_exception
+from npde_fem.solve import (
+    IMEX,
+    RK4,
+    SDIRK2,
+    Adaptive,
+    BackwardEuler,
+    CrankNicolson,
+    ForwardEuler,
+    Scheme,
+    Solution,
+    SolveError,
+    restore,
+    save,
+    scheme_named,
+    solve,
+    spectral_radius,
+)
+
+__version__ = "0.1.0"
+
+end_job_on_exception()
+
+__all__ = [
+    "FD",
+    "FEM",
+    "IMEX",
+    "NPDE",
+    "RK4",
+    "SDIRK2",
+    "Adaptive",
+    "BackwardEuler",
+    "CrankNicolson",
+    "Dirichlet",
+    "Flux",
+    "ForwardEuler",
+    "Grid",
+    "GridFunction",
+    "Parameter",
+    "Periodic",
+    "Robin",
+    "Scheme",
+    "Semidiscrete",
+    "Solution",
+    "SolveError",
+    "manufactured",
+    "physics",
+    "restore",
+    "save",
+    "scheme_named",
+    "solve",
+    "spectral_radius",
+]

@@ -1,0 +1,732 @@
+"""Conservative finite differences on a PETSc DMDA grid: the reference path.
+
+The scheme stands in :mod:`npde_fem.discretize.stencil`. Second order in space for smooth solutions; without flux
+through the boundary and without source the mass (sum of ``|V_p| u_p``) is constant to round-off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import basix.ufl
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from petsc4py import PETSc
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import traverse_unique_terminals
+
+from npde_fem.discretize.data import evaluate_callable, finite, select
+from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
+from npde_fem.discretize.jit import compile_c
+from npde_fem.discretize.scalar import lower, partial
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.discretize.stencil import (
+    Field,
+    GridArguments,
+    Symbols,
+    evaluator_source,
+    jacobian_source,
+    rate_source,
+)
+from npde_fem.equation import (
+    NPDE,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Parameter,
+    Periodic,
+    Robin,
+    Terms,
+    abstract_domain,
+    parameters_of,
+)
+from npde_fem.parallel import alike
+
+__all__ = ["FD"]
+
+_DOUBLE = ctypes.POINTER(ctypes.c_double)
+_LONG = ctypes.POINTER(ctypes.c_long)
+
+
+def _address(array: npt.NDArray) -> int:
+    return array.ctypes.data
+
+
+class _Points(NamedTuple):
+    """Owned points where something is evaluated: flat and ghosted index, coordinates and normals of shape (n, 3)."""
+
+    flat: npt.NDArray[np.int64]
+    ghosted: npt.NDArray[np.int64]
+    x: Array
+    normal: Array
+
+
+class _Prescribed(NamedTuple):
+    """Dirichlet data at points: which dofs, and the expression of their values."""
+
+    points: _Points
+    components: list[int]
+    evaluate: Callable[[float, Array | None], Array]
+    in_time: bool
+
+
+class _Exchange(NamedTuple):
+    """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point."""
+
+    points: _Points
+    area: Array
+    components: list[int]
+    value: Callable[[float, Array | None], Array] | None
+    coefficient: Callable[[float, Array | None], Array] | None
+    in_time: bool
+
+
+class FD(Semidiscrete):
+    """An equation discretised by finite differences on a grid.
+
+    Parameters
+    ----------
+    equation
+        The NPDE.
+    grid
+        The grid; its ``comm`` is the problem's.
+    bcs
+        Boundary conditions. Where none holds, no flux passes. Dirichlet wins over flux conditions at the same
+        point; markers of Dirichlet conditions are evaluated at boundary points, those of Flux and Robin at the
+        centres of boundary faces. On a masked grid the boundary is the staircase surface of the mask.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a term of the equation is not UFL or has a wrong shape, parameters clash or lack a value, a marker
+        selects nothing or raises, a component does not exist, or a condition is given on a periodic side.
+    """
+
+    method = "fd"
+
+    def __init__(self, equation: NPDE, grid: Grid, bcs: Sequence[BoundaryCondition] = ()) -> None:
+        self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
+        self.components = m = equation.components
+        for bc in bcs:
+            if not isinstance(bc, BoundaryCondition):
+                raise TypeError(f"bcs: boundary conditions expected, got {bc!r}")
+            bc.checked_component(m)
+        periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
+        if any(axis >= self.dim for axis in periodic_axes):
+            raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
+        self.layout = Layout(grid, tuple(a in periodic_axes for a in range(self.dim)), m)
+        self._write_equation()
+        self._place_mask()
+        self._arguments = self._make_arguments()
+        self._halo = Halo(self.layout, m)
+        self._buffer = self.new_state()
+        self._rates = np.zeros(self.n_owned)
+        self._fields = {p.name: self._field_values(p) for p in self._field_parameters}
+        self._point_fields()
+        self.update_numbers()
+        self._kernels: dict[str, Callable] = {}
+        self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        self._exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
+        self._finish_constraints()
+        self.update()
+
+    # -- setting up ------------------------------------------------------------------------------------------
+
+    def _write_equation(self) -> None:
+        m, domain = self.components, abstract_domain(self.dim)
+        cell = domain.ufl_cell().cellname
+
+        def coefficient(shape: tuple[int, ...]) -> ufl.Coefficient:
+            return ufl.Coefficient(ufl.FunctionSpace(domain, basix.ufl.element("Lagrange", cell, 5, shape=shape or None)))
+
+        u, x, t = coefficient(self.equation.state_shape), ufl.SpatialCoordinate(domain), ufl.Constant(domain)
+        normal = ufl.Constant(domain, shape=(self.dim,))
+        self._domain, self._coefficient = domain, coefficient
+        terms = self.equation.terms(domain, u, x, t)
+        self.parameters: dict[str, Parameter] = {}
+        self._bound: dict[Expr, Expr] = {}
+        self._symbols = Symbols(self.dim, m, u, x, t, normal, masked=self.grid.mask is not None)
+        self._terms = Terms(*(lower(self._bind(term)) for term in terms))
+        self._in_time = any(t in set(traverse_unique_terminals(e)) for e in self._terms[:2])
+        if any(t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
+            raise ValueError("damping and inertia must not depend on time")
+
+    def _bind(self, expression: Expr) -> Expr:
+        """Replace parameters by symbols of the grid's domain, making the symbols of those not met before."""
+        s = self._symbols
+        for name, parameter in parameters_of([expression]).items():
+            if self.parameters.setdefault(name, parameter) is not parameter:
+                raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
+            if parameter in self._bound:
+                continue
+            symbol: Expr
+            if parameter.is_field:
+                in_cells = parameter.element is not None
+                if in_cells and (parameter.element[0] not in ("DG", "DP", "Discontinuous Lagrange") or parameter.element[1]):
+                    raise ValueError(
+                        f"Parameter {name!r}: field={parameter.element} given; on a grid True (values at the points) "
+                        'or ("DG", 0) (values in the cells) allowed'
+                    )
+                if in_cells and self.grid.mask is not None:
+                    raise ValueError(f"Parameter {name!r}: on a masked grid fields live at points: field=True")
+                symbol = self._coefficient(parameter.ufl_shape)
+                s = Symbols(**{**vars(s), "fields": (*s.fields, Field(symbol, in_cells))})
+            else:
+                symbol = ufl.Constant(self._domain, shape=parameter.ufl_shape)
+                s = Symbols(**{**vars(s), "numbers": (*s.numbers, symbol)})
+            self._bound[parameter] = symbol
+        self._symbols = s
+        return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+
+    @property
+    def _field_parameters(self) -> list[Parameter]:
+        return [p for p in self._bound if p.is_field]
+
+    @property
+    def _number_parameters(self) -> list[Parameter]:
+        return [p for p in self._bound if not p.is_field]
+
+    def _place_mask(self) -> None:
+        layout, m = self.layout, self.components
+        self.n_owned, self.n_global = layout.n_points * m, int(np.prod(layout.points)) * m
+        mask = np.zeros(layout.ghosted_shape, dtype=np.uint8)
+        with alike(self.comm):
+            if self.grid.mask is None:
+                inside = np.ones(layout.n_points, dtype=bool)
+            elif callable(self.grid.mask):
+                inside = select("Grid mask", self.grid.mask, layout.coordinates())
+            else:
+                inside = layout.slice_global(self.grid.mask, "Grid mask")
+        if not self.comm.allreduce(bool(inside.any()), op=MPI.LOR):
+            raise ValueError("Grid mask selects no point")
+        values = np.zeros((*layout.ghosted_shape, 1))
+        values[layout.inner] = inside.reshape(*layout.flat_shape, 1)
+        Halo(layout, 1).exchange(values)
+        mask[...] = values[..., 0]
+        self._mask, self._inside = mask, inside
+        spacing = self.grid.spacing
+        volume = np.full(layout.flat_shape, float(np.prod(spacing)))
+        if self.grid.mask is None:
+            for a in range(self.dim):
+                if not layout.periodic[a]:
+                    position = layout.start[a] + np.arange(layout.local[a])
+                    width = np.where((position == 0) | (position == layout.points[a] - 1), 0.5, 1.0)
+                    volume = volume * width.reshape([-1 if b == self.dim - 1 - a else 1 for b in range(self.dim)])
+        self.volumes: Array = np.where(inside, volume.ravel(), 0.0)
+
+    def _make_arguments(self) -> GridArguments:
+        layout, pad = self.layout, (0,) * (3 - self.dim)
+        g = GridArguments()
+        g.n, g.start, g.size = (*layout.local, *pad), (*layout.start, *pad), (*layout.points, *pad)
+        g.periodic = (*(int(p) for p in layout.periodic), *pad)
+        g.lower, g.h = (*self.grid.lower, *pad), (*self.grid.spacing, *pad)
+        g.mask = _address(self._mask)
+        self._numbers = np.zeros(max(1, self._symbols.number_count()))
+        g.numbers = _address(self._numbers)
+        return g
+
+    def _point_fields(self) -> None:
+        fields = list(self._fields.values())
+        self._field_pointers = (ctypes.c_void_p * max(1, len(fields)))(*(_address(f) for f in fields))
+        self._arguments.fields = ctypes.cast(self._field_pointers, ctypes.POINTER(ctypes.c_void_p))
+
+    def _field_values(self, parameter: Parameter) -> Array:
+        """Ghosted values of a field parameter, from its initial value."""
+        layout, shape = self.layout, parameter.ufl_shape
+        size = int(np.prod(shape, dtype=int))
+        label = f"Parameter {parameter.name!r}"
+        in_cells = parameter.element is not None
+        with alike(self.comm):
+            if callable(parameter.value):
+                x = layout.coordinates(0.5 if in_cells else 0.0)
+                if in_cells:
+                    for a in range(self.dim):
+                        if not layout.periodic[a]:
+                            x[a] = np.minimum(x[a], self.grid.upper[a] - 0.5 * self.grid.spacing[a])
+                flat = evaluate_callable(label, parameter.value, x, shape)
+            elif np.shape(parameter.value) == shape:
+                flat = np.broadcast_to(parameter.value, (layout.n_points, *shape))
+            else:
+                flat = layout.slice_global(parameter.value, label, size)
+            parameter.check(np.asarray(flat))
+        ghosted = np.zeros((*layout.ghosted_shape, size))
+        ghosted[layout.inner] = np.asarray(flat).reshape(*layout.flat_shape, size)
+        self._fill_field(ghosted)
+        return ghosted
+
+    def _fill_field(self, ghosted: Array) -> None:
+        """Fill a field's ghosts: from neighbours, and outside of the box by the nearest value."""
+        layout = self.layout
+        for a in range(self.dim):
+            along = self.dim - 1 - a
+            for ghost, owned in ((0, 1), (-1, -2)):
+                ghosted[(slice(None),) * along + (ghost,)] = ghosted[(slice(None),) * along + (owned,)]
+        Halo(layout, ghosted.shape[-1]).exchange(ghosted)
+
+    def field(self, parameter: Parameter | str) -> GridFunction:
+        """Return a copy of the values of a field parameter (this rank's points)."""
+        name = self._known(parameter)
+        ghosted = self._fields[name]
+        size = ghosted.shape[-1]
+        return GridFunction(self.layout, ghosted[self.layout.inner].reshape(-1).copy(), size, name)
+
+    def set_field(self, parameter: Parameter | str, values: Array) -> None:
+        """Set the values of a field parameter from this rank's flat values (collective)."""
+        name = self._known(parameter)
+        ghosted = self._fields[name]
+        with alike(self.comm):
+            flat = np.asarray(values, dtype=np.float64)
+            owned = ghosted[self.layout.inner]
+            if flat.size != owned.size:
+                raise ValueError(f"field {name!r}: {flat.size} values given; this rank owns {owned.size}")
+            self.parameters[name].check(flat)
+            ghosted[self.layout.inner] = flat.reshape(owned.shape)
+        self._fill_field(ghosted)
+
+    def _known(self, parameter: Parameter | str) -> str:
+        name = parameter if isinstance(parameter, str) else parameter.name
+        if name not in self._fields:
+            raise KeyError(f"no field parameter {name!r} in this problem; it has {sorted(self._fields)}")
+        return name
+
+    # -- boundary conditions ---------------------------------------------------------------------------------
+
+    def _boundary_faces(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Flat index of the point, axis and side (-1 or 1) of every closed face of this rank's points."""
+        layout = self.layout
+        points, axes, sides = [], [], []
+        inside = self._inside.reshape(layout.flat_shape)
+        for a in range(self.dim):
+            along = self.dim - 1 - a
+            for side in (-1, 1):
+                if self.grid.mask is None:
+                    if layout.periodic[a]:
+                        continue
+                    closed = np.zeros(layout.flat_shape, dtype=bool)
+                    at_end = layout.start[a] == 0 if side < 0 else layout.end[a] == layout.points[a]
+                    if at_end:
+                        closed[(slice(None),) * along + (0 if side < 0 else -1,)] = True
+                else:
+                    shifted = [slice(1, -1)] * self.dim
+                    shifted[along] = slice(0, -2) if side < 0 else slice(2, None)
+                    closed = inside & (self._mask[tuple(shifted)] == 0)
+                index = np.flatnonzero(closed)
+                points.append(index)
+                axes.append(np.full(index.size, a))
+                sides.append(np.full(index.size, side))
+        empty = np.zeros(0, dtype=np.int64)
+        return tuple(np.concatenate([empty, *part]).astype(np.int64) for part in (points, axes, sides))  # type: ignore[return-value]
+
+    def _points(self, flat: npt.NDArray, x: Array, normal: Array | None = None) -> _Points:
+        layout = self.layout
+        index = np.array(np.unravel_index(flat, layout.flat_shape)) + 1
+        ghosted = np.ravel_multi_index(tuple(index), layout.ghosted_shape).astype(np.int64)
+        normal = np.zeros((flat.size, 3)) if normal is None else normal
+        return _Points(flat.astype(np.int64), ghosted, np.ascontiguousarray(x.T), np.ascontiguousarray(normal))
+
+    def _some(self, label: str, count: int) -> None:
+        if not self.comm.allreduce(count):
+            raise ValueError(
+                f"{label}: the marker selects nothing on the boundary of the grid from {self.grid.lower} to {self.grid.upper}"
+            )
+
+    def _prescribe(self, bc: Dirichlet) -> _Prescribed:
+        label = "Dirichlet"
+        points, _, _ = self._boundary_faces()
+        points = np.unique(points)
+        x = self.layout.coordinates()[:, points]
+        with alike(self.comm):
+            chosen = select(label, bc.where, x)
+        self._some(label, int(chosen.sum()))
+        data = self._bind(bc.write(bc.value, self.components, self._domain, self._symbols.x, self._symbols.t))
+        where = self._points(points[chosen], x[:, chosen])
+        component = bc.checked_component(self.components)
+        components = list(range(self.components)) if component is None else [component]
+        return _Prescribed(where, components, *self._evaluator(data, where))
+
+    def _open_faces(self, bc: Flux | Robin) -> _Exchange:
+        label, layout, h = type(bc).__name__, self.layout, self.grid.spacing
+        points, axes, sides = self._boundary_faces()
+        x = layout.coordinates()[:, points]
+        centre, area = x.copy(), np.ones(points.size)
+        normal = np.zeros((points.size, 3))
+        normal[np.arange(points.size), axes] = sides
+        position = np.array(np.unravel_index(points, layout.flat_shape))[::-1]
+        for a in range(self.dim):
+            across = axes != a
+            if self.grid.mask is not None:
+                centre[a] += np.where(across, 0.0, 0.5 * h[a] * sides)
+                area *= np.where(across, h[a], 1.0)
+                continue
+            index = layout.start[a] + position[a]
+            low, high = (index == 0), (index == layout.points[a] - 1)
+            if layout.periodic[a]:
+                low = high = np.zeros(points.size, dtype=bool)
+            centre[a] += np.where(across, 0.25 * h[a] * (low.astype(float) - high), 0.0)
+            area *= np.where(across, np.where(low | high, 0.5, 1.0) * h[a], 1.0)
+        with alike(self.comm):
+            chosen = select(label, bc.where, centre)
+        self._some(label, int(chosen.sum()))
+        s = self._symbols
+        where = self._points(points[chosen], (x if self.grid.mask is None else centre)[:, chosen], normal[chosen])
+        component = bc.checked_component(self.components)
+        components = list(range(self.components)) if component is None else [component]
+        value = self._bind(bc.write(bc.value, self.components, self._domain, s.x, s.t, s.normal))
+        evaluate, in_time = self._evaluator(value, where)
+        coefficient, coefficient_in_time = None, False
+        if isinstance(bc, Robin):
+            alpha = self._bind(bc.write(bc.coefficient, 1, self._domain, s.x, s.t, s.normal))
+            coefficient, coefficient_in_time = self._evaluator(alpha, where)
+        self._in_time = self._in_time or in_time or coefficient_in_time
+        return _Exchange(where, area[chosen], components, evaluate, coefficient, coefficient_in_time)
+
+    def _evaluator(self, expression: Expr, points: _Points) -> tuple[Callable[[float, Array | None], Array], bool]:
+        """Compile an expression to a function of (t, state) that gives its values at points, shape (n, size).
+
+        The second result says whether it depends on time.
+        """
+        expression = lower(expression)
+        source = evaluator_source(self._symbols, expression)
+        function = compile_c(self.comm, source).evaluate
+        size = int(np.prod(expression.ufl_shape, dtype=int))
+        out = np.zeros((points.flat.size, size))
+
+        def evaluate(t: float, state: Array | None) -> Array:
+            self._arguments.t = t
+            u = self._buffer if state is None else state
+            function(
+                ctypes.byref(self._arguments),
+                ctypes.c_void_p(_address(u)),
+                ctypes.c_long(points.flat.size),
+                ctypes.c_void_p(_address(points.ghosted)),
+                ctypes.c_void_p(_address(points.x)),
+                ctypes.c_void_p(_address(points.normal)),
+                ctypes.c_void_p(_address(out)),
+            )
+            return out
+
+        return evaluate, self._symbols.t in set(traverse_unique_terminals(expression))
+
+    def _finish_constraints(self) -> None:
+        m, constrained = self.components, np.zeros((self.layout.n_points, self.components), dtype=bool)
+        constrained[~self._inside] = True
+        for p in self._prescribed:
+            for c in p.components:
+                constrained[p.points.flat, c] = True
+        self.constrained = np.flatnonzero(constrained.ravel()).astype(np.int32)
+        self._is_constrained = constrained
+        self._outside = np.flatnonzero(~self._inside)
+        free = self.n_owned - self.constrained.size
+        self.unknowns = int(self.comm.allreduce(free))
+        ghosted = np.zeros((*self.layout.ghosted_shape, m))
+        ghosted[self.layout.inner] = constrained.reshape(*self.layout.flat_shape, m)
+        Halo(self.layout, m).exchange(ghosted)
+        self._constrained_ghosted = ghosted.astype(bool)
+
+    # -- what solvers use ------------------------------------------------------------------------------------
+
+    @cached_property
+    def stationary(self) -> bool:
+        """Whether damping and inertia both vanish."""
+        return self._terms.damping == 0 and self._terms.inertia == 0
+
+    def update_numbers(self) -> None:
+        """Copy the values of number parameters to where the kernels read them."""
+        values = [np.ravel(p.value) for p in self._number_parameters]
+        if values:
+            self._numbers[:] = np.concatenate(values)
+
+    def update(self) -> None:
+        """Take over the current values of the parameters."""
+        self.update_numbers()
+        self._damping = self._evaluate_damping()
+        self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self._prescribed]
+
+    def _evaluate_damping(self) -> Array:
+        """Damping as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
+        damping = self._terms.damping
+        terminals = set(traverse_unique_terminals(damping))
+        everywhere = not (terminals & {self._symbols.x, *(f.symbol for f in self._symbols.fields)})
+        flat = np.arange(min(1, self.layout.n_points)) if everywhere else np.arange(self.layout.n_points)
+        points = self._points(flat, self.layout.coordinates()[:, flat])
+        if "damping" not in self.__dict__:
+            self.__dict__["damping"] = self._evaluator(damping, points)[0]
+        values = self.__dict__["damping"](0.0, None).copy()
+        finite("damping", values)
+        shape = damping.ufl_shape
+        if everywhere:
+            return values[0].reshape(shape)
+        return values.reshape(-1, *(shape or (1,)))
+
+    def _times_damping(self, values: Array) -> Array:
+        """``B values`` for values of shape (n, m)."""
+        b = self._damping
+        if self._terms.damping.ufl_shape == ():
+            return values * b
+        return np.einsum("...ij,...j->...i", b, values)
+
+    @cached_property
+    def _inverse_damping(self) -> Array:
+        b = self._damping
+        matrix = self._terms.damping.ufl_shape != ()
+        singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
+        if self.comm.allreduce(bool(singular), op=MPI.LOR):
+            raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
+        return np.linalg.inv(b) if matrix else 1.0 / b
+
+    def initial(self, u0: Any) -> Array:
+        m, layout = self.components, self.layout
+        with alike(self.comm):
+            if isinstance(u0, GridFunction):
+                flat = u0.values.copy()
+                if flat.size != self.n_owned:
+                    raise ValueError(f"u0: a grid function of {flat.size} values given; this rank owns {self.n_owned}")
+            elif callable(u0):
+                flat = evaluate_callable("u0", u0, layout.coordinates(), self.equation.state_shape).reshape(-1)
+            else:
+                array = np.asarray(u0, dtype=np.float64)
+                if array.shape in {(), self.equation.state_shape}:
+                    flat = np.broadcast_to(array, (layout.n_points, m)).reshape(-1).copy()
+                elif array.shape == (self.n_owned,) and array.shape not in {layout.grid.shape, layout.points}:
+                    flat = array.copy()
+                else:
+                    flat = layout.slice_global(array, "u0", m).copy()
+            flat.reshape(-1, m)[~self._inside] = 0.0
+            finite("u0", flat)
+        return flat
+
+    def check_diffusion(self, t: float, values: Array) -> None:
+        u, m = self._symbols.u, self.components
+        gradient = self._coefficient(ufl.grad(u).ufl_shape)
+        split = ufl.replace(self._terms.flux, {ufl.grad(u): gradient})
+        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
+        blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
+        if "diffusion" not in self.__dict__:
+            everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
+            self.__dict__["diffusion"] = [self._evaluator(ufl.as_tensor(b), everywhere)[0] for b in blocks]
+        self.load(values, self._buffer)
+        worst, where = 0.0, None
+        for component, evaluate in enumerate(self.__dict__["diffusion"]):
+            d = evaluate(t, self._buffer).reshape(-1, self.dim, self.dim)[self._inside]
+            if not d.size:
+                continue
+            lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
+            scale = float(np.max(np.abs(d)))
+            k = int(np.argmin(lowest))
+            if lowest[k] < -1e-12 * scale and lowest[k] < worst:
+                worst, where = float(lowest[k]), (component, self.coordinates()[self._inside][k])
+        with alike(self.comm):
+            if where is not None:
+                raise ValueError(
+                    f"negative diffusion: dF/d(grad u) of component {where[0]} has the eigenvalue {worst:.3g} "
+                    f"at x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
+                )
+
+    def new_state(self) -> Array:
+        return np.zeros((*self.layout.ghosted_shape, self.components))
+
+    def load(self, values: Array, state: Array) -> None:
+        inner = state[self.layout.inner]
+        inner[...] = values.reshape(inner.shape)
+        self._halo.exchange(state)
+
+    def store(self, state: Array, values: Array) -> None:
+        inner = state[self.layout.inner]
+        values.reshape(inner.shape)[...] = inner
+
+    def _kernel(self, name: str, part: Part) -> Callable:
+        key = f"{name} {part}"
+        if key not in self._kernels:
+            zero_flux, zero_source = (ufl.zero(*e.ufl_shape) for e in self._terms[:2])
+            flux = zero_flux if part == "source" else self._terms.flux
+            source = zero_source if part == "flux" else self._terms.source
+            library = compile_c(self.comm, rate_source(self._symbols, flux, source))
+            for kernel in (library.rate, library.advance):
+                kernel.restype = ctypes.c_int
+            library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
+            library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
+            self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
+        return self._kernels[key]
+
+    def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
+        """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
+        found = []
+        for e in self._exchanges:
+            flux = e.value(t, state).copy()  # type: ignore[misc]
+            if e.coefficient is not None:
+                u = state.reshape(-1, self.components)[e.points.ghosted][:, e.components]
+                flux -= e.coefficient(t, state) * u
+            found.append((e, flux * e.area[:, None]))
+        return found
+
+    def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
+        self._arguments.t = t
+        self._kernel("rate", part)(self._arguments, _address(state), _address(out))
+        if part != "source":
+            for e, flux in self._boundary_flux(t, state):
+                for k, c in enumerate(e.components):
+                    np.add.at(out.reshape(-1, self.components)[:, c], e.points.flat, flux[:, k])
+        out[self.constrained] = 0.0
+
+    def mass_times(self, values: Array, out: Array) -> None:
+        shaped = values.reshape(-1, self.components)
+        out[:] = (self._times_damping(shaped) * self.volumes[:, None]).reshape(-1)
+
+    def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
+        finite = self._advance(t, state, base, step, out)
+        self.constrain(t_out, out)
+        return finite
+
+    def _advance(self, t: float, state: Array, base: Array, step: float, out: Array) -> bool:
+        inverse = self._inverse_damping
+        if inverse.shape == ():
+            self._arguments.t = t
+            factor = step * float(inverse)
+            bad = self._kernel("advance", "all")(self._arguments, _address(state), _address(base), factor, _address(out))
+            flat = out.reshape(-1, self.components)
+            for e, flux in self._boundary_flux(t, state):
+                scaled = factor * flux / self.volumes[e.points.flat, None]
+                for k, c in enumerate(e.components):
+                    np.add.at(flat[:, c], e.points.ghosted, scaled[:, k])
+                bad = bad or not np.all(np.isfinite(scaled))
+            return not bad
+        self.rate(t, state, self._rates)
+        rates = self._rates.reshape(-1, self.components) / np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
+        matrix = self._terms.damping.ufl_shape != ()
+        change = np.einsum("...ij,...j->...i", inverse, rates) if matrix else rates * inverse
+        inner = out[self.layout.inner]
+        np.add(base[self.layout.inner], step * change.reshape(inner.shape), out=inner)
+        return bool(np.all(np.isfinite(inner)))
+
+    def constrain(self, t: float, state: Array) -> None:
+        flat = state.reshape(-1, self.components)
+        for p, fixed in zip(self._prescribed, self._fixed, strict=True):
+            values = p.evaluate(t, None) if fixed is None else fixed
+            for k, c in enumerate(p.components):
+                flat[p.points.ghosted, c] = values[:, k]
+        self._halo.exchange(state)
+
+    @cached_property
+    def _pattern(self) -> dict[str, Any]:
+        """Compiled Jacobian kernels and their stencils by part; filled as they are needed."""
+        return {}
+
+    def _jacobian_kernel(self, part: Part) -> tuple[Callable, npt.NDArray[np.int64], bool, bool]:
+        if part not in self._pattern:
+            zero_flux, zero_source = (ufl.zero(*e.ufl_shape) for e in self._terms[:2])
+            flux = zero_flux if part == "source" else self._terms.flux
+            source = zero_source if part == "flux" else self._terms.source
+            pattern = jacobian_source(self._symbols, flux, source)
+            kernel = compile_c(self.comm, pattern.source).jacobian
+            kernel.restype = None
+            kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p]
+            self._pattern[part] = (kernel, pattern.offsets, *self._dependence(flux, source))
+        return self._pattern[part]
+
+    def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
+        """Whether the Jacobian depends on the state, and on time."""
+        u, t = self._symbols.u, self._symbols.t
+        gradient = self._coefficient(ufl.grad(u).ufl_shape)
+        with_state = with_time = False
+        for e in (flux, source):
+            split = ufl.replace(e, {ufl.grad(u): gradient})
+            for symbol in (u, gradient):
+                terminals = set(traverse_unique_terminals(partial(split, symbol)))
+                with_state |= bool(terminals & {u, gradient})
+                with_time |= t in terminals
+        return with_state, with_time
+
+    def varies(self, part: Part = "all") -> tuple[bool, bool]:
+        _, _, with_state, with_time = self._jacobian_kernel(part)
+        if part != "source":
+            with_time = with_time or any(e.in_time for e in self._exchanges)
+        return with_state, with_time
+
+    @cached_property
+    def _entries(self) -> dict[str, Any]:
+        """Buffers and COO indices of the Jacobian's entries."""
+        layout, m = self.layout, self.components
+        _, offsets, _, _ = self._jacobian_kernel("all")
+        numbers = layout.global_indices()
+        ns, n = len(offsets), layout.n_points
+        owned = numbers[layout.inner].reshape(n)
+        rows = np.empty((n, ns, m, m), dtype=np.int32)
+        columns = np.empty((n, ns, m, m), dtype=np.int32)
+        component = np.arange(m, dtype=np.int32)
+        for k, offset in enumerate(offsets):
+            window = tuple(slice(1 + o, 1 + o + size) for o, size in zip(offset[::-1], layout.flat_shape, strict=True))
+            neighbour = numbers[window].reshape(n)
+            rows[:, k] = owned[:, None, None] * m + component[None, :, None]
+            columns[:, k] = neighbour[:, None, None] * m + component[None, None, :]
+            fixed = self._constrained_ghosted[window].reshape(n, m)
+            drop = (neighbour < 0)[:, None, None] | self._is_constrained[:, :, None] | fixed[:, None, :]
+            rows[:, k][drop] = -1
+        centre = int(np.flatnonzero((offsets == 0).all(axis=1))[0])
+        point, c = np.nonzero(self._is_constrained)
+        rows[point, centre, c, c] = columns[point, centre, c, c] = owned[point] * m + c
+        columns[rows < 0] = -1
+        return {"rows": rows.ravel(), "columns": columns.ravel(), "values": np.zeros((n, ns, m, m)), "centre": centre}
+
+    def new_matrix(self) -> PETSc.Mat:
+        entries = self._entries
+        matrix = PETSc.Mat().create(self.comm)
+        matrix.setSizes(((self.n_owned, self.n_global), (self.n_owned, self.n_global)), bsize=self.components)
+        matrix.setOptionsPrefix("npde_")
+        matrix.setFromOptions()
+        # PETSc overwrites the index arrays it is given.
+        matrix.setPreallocationCOO(entries["rows"].copy(), entries["columns"].copy())
+        return matrix
+
+    def jacobian(
+        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+    ) -> None:
+        m, entries = self.components, self._entries
+        kernel, offsets, _, _ = self._jacobian_kernel(part)
+        _, all_offsets, _, _ = self._jacobian_kernel("all")
+        values, centre = entries["values"], entries["centre"]
+        self._arguments.t = t
+        if len(offsets) == len(all_offsets):
+            kernel(self._arguments, _address(state), -rate_factor, _address(values))
+        else:
+            some = np.zeros((values.shape[0], len(offsets), m, m))
+            kernel(self._arguments, _address(state), -rate_factor, _address(some))
+            values[...] = 0.0
+            for k, offset in enumerate(offsets):
+                values[:, int(np.flatnonzero((all_offsets == offset).all(axis=1))[0])] = some[:, k]
+        diagonal = values[:, centre]
+        if mass_factor:
+            b = self._damping
+            if self._terms.damping.ufl_shape == ():
+                for c in range(m):
+                    diagonal[:, c, c] += mass_factor * self.volumes * (b if b.shape == () else b[:, 0])
+            else:
+                diagonal += mass_factor * self.volumes[:, None, None] * b
+        if part != "source":
+            for e in self._exchanges:
+                if e.coefficient is not None:
+                    weight = rate_factor * e.area * e.coefficient(t, state)[:, 0]
+                    for c in e.components:
+                        np.add.at(diagonal[:, c, c], e.points.flat, weight)
+        for c in range(m):
+            diagonal[self._is_constrained[:, c], c, c] = 1.0
+        matrix.setValuesCOO(values.ravel())
+
+    def function(self, values: Array, name: str | None = None) -> GridFunction:
+        """Return values as a :class:`GridFunction`."""
+        return GridFunction(self.layout, values.copy(), self.components, name or "u")
+
+    def refill(self, function: GridFunction, values: Array) -> None:
+        function.values[:] = values
+
+    def coordinates(self) -> Array:
+        return np.ascontiguousarray(self.layout.coordinates().T)
+
+    def total(self, values: Array) -> Array:
+        """Return the integral of each component over the domain, shape (m,) (collective)."""
+        local = self.volumes @ values.reshape(-1, self.components)
+        return np.asarray(self.comm.allreduce(local))

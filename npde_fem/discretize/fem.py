@@ -1,0 +1,622 @@
+"""Finite elements on any DOLFINx mesh: the weak form of an equation.
+
+With test functions v of the state's space,
+
+    M(u', v) = (B u', v),   R(u; v) = -(F, grad v) + (S, v) + sum over boundary parts of (q - alpha u, v),
+
+integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import dolfinx.fem.petsc
+import numpy as np
+import numpy.typing as npt
+import ufl
+from dolfinx import fem, la
+from dolfinx import mesh as dmesh
+from mpi4py import MPI
+from petsc4py import PETSc
+from ufl import classes
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import traverse_unique_terminals
+
+from npde_fem.discretize.data import evaluate_callable, finite, select
+from npde_fem.discretize.jit import form_options
+from npde_fem.discretize.scalar import lower, partial
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.equation import (
+    NPDE,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Parameter,
+    Periodic,
+    Robin,
+    Terms,
+    parameters_of,
+)
+from npde_fem.parallel import alike
+
+__all__ = ["FEM"]
+
+
+class _Prescribed(NamedTuple):
+    """Dirichlet data: owned dofs, the function that holds their values, and how to refresh it."""
+
+    condition: fem.DirichletBC
+    dofs: npt.NDArray[np.int32]
+    values: fem.Function
+    value_dofs: npt.NDArray[np.int32]
+    refresh: Callable[[], None]
+    in_time: bool
+
+
+class _Operator(NamedTuple):
+    """A form for ``mass_factor M - rate_factor dR/du``, its matrix, and what dR/du depends on."""
+
+    form: fem.Form
+    matrix: la.MatrixCSR
+    with_state: bool
+    with_time: bool
+
+
+class FEM(Semidiscrete):
+    """An equation discretised by finite elements.
+
+    Parameters
+    ----------
+    equation
+        The NPDE.
+    space
+        DOLFINx function space of the state: Lagrange of any degree, of shape ``(m,)`` for ``m`` > 1 components,
+        on a mesh of any cell.
+    bcs
+        Boundary conditions; where none holds, no flux passes. Markers select the boundary facets whose vertices
+        all satisfy them.
+    facet_tags
+        Mesh tags that integer markers refer to.
+    mass
+        ``"consistent"``, or ``"lumped"`` (degree 1 only: the mass matrix by vertex quadrature, diagonal).
+    quadrature_degree
+        Degree of the quadrature; UFL's estimate by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space does not fit the equation, a term of the equation is not UFL or has a wrong shape, parameters
+        clash or lack a value, a marker selects nothing or raises, or a component does not exist.
+    """
+
+    method = "fem"
+
+    def __init__(
+        self,
+        equation: NPDE,
+        space: fem.FunctionSpace,
+        bcs: Sequence[BoundaryCondition] = (),
+        *,
+        facet_tags: dmesh.MeshTags | None = None,
+        mass: str = "consistent",
+        quadrature_degree: int | None = None,
+    ) -> None:
+        self._check_space(equation, space, mass)
+        self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
+        self.dim, self.components = space.mesh.geometry.dim, equation.components
+        self._facet_tags, self._lumped = facet_tags, mass == "lumped"
+        for bc in bcs:
+            if not isinstance(bc, BoundaryCondition):
+                raise TypeError(f"bcs: boundary conditions expected, got {bc!r}")
+            if isinstance(bc, Periodic):
+                raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
+            bc.checked_component(self.components)
+        metadata = {} if quadrature_degree is None else {"quadrature_degree": quadrature_degree}
+        self._metadata = metadata
+        index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
+        self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
+        self._u = fem.Function(space)
+        self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
+        self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
+        self.parameters: dict[str, Parameter] = {}
+        self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
+        terms = equation.terms(self.mesh.ufl_domain(), self._u, self._x, self._t)
+        self._terms = Terms(*(self._bind(term) for term in terms))
+        if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
+            raise ValueError("damping and inertia must not depend on time")
+        self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin)])
+        self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        dofs = [np.zeros(0, dtype=np.int32), *(p.dofs for p in self._prescribed)]
+        self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
+        self.unknowns = int(self.comm.allreduce(self.n_owned - self.constrained.size))
+        self._rate_vector = la.vector(index_map, bs)
+        self._mass_vectors: tuple[PETSc.Vec, PETSc.Vec] | None = None
+        self.update()
+
+    # -- setting up ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _check_space(equation: NPDE, space: Any, mass: str) -> None:
+        if not isinstance(space, fem.FunctionSpace):
+            raise TypeError(f"space must be a dolfinx.fem.FunctionSpace, not {type(space).__name__}")
+        element = space.ufl_element()
+        if element.family_name not in ("P", "Q") or element.discontinuous:
+            raise ValueError(f"space: continuous Lagrange elements allowed, {element} given")
+        if tuple(space.value_shape) != equation.state_shape:
+            raise ValueError(
+                f"space has value shape {tuple(space.value_shape)}; the state of an equation of {equation.components} "
+                f"components has {equation.state_shape}"
+            )
+        if space.mesh.topology.dim != space.mesh.geometry.dim:
+            raise ValueError(
+                f"space: mesh of topological dimension {space.mesh.topology.dim} in {space.mesh.geometry.dim} dimensions "
+                "given; both must be equal"
+            )
+        if mass not in ("consistent", "lumped"):
+            raise ValueError(f'mass: "consistent" or "lumped" allowed, {mass!r} given')
+        if mass == "lumped" and element.degree != 1:
+            raise ValueError(f'mass="lumped" needs degree 1, the space has degree {element.degree}')
+
+    def _bind(self, expression: Expr) -> Expr:
+        """Replace parameters by DOLFINx constants and functions, made as they are met."""
+        for name, parameter in parameters_of([expression]).items():
+            if self.parameters.setdefault(name, parameter) is not parameter:
+                raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
+            if parameter in self._bound:
+                continue
+            if parameter.is_field:
+                self._bound[parameter] = self._field_function(parameter)
+            else:
+                self._bound[parameter] = fem.Constant(self.mesh, parameter.value)
+        return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+
+    def _field_function(self, parameter: Parameter) -> fem.Function:
+        element = self.space.ufl_element()
+        description = parameter.element or (element.family_name, element.degree)
+        space = fem.functionspace(self.mesh, (*description[:2], parameter.ufl_shape))
+        function = fem.Function(space, name=parameter.name)
+        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
+        with alike(self.comm):
+            parameter.check(function.x.array)
+        function.x.scatter_forward()
+        return function
+
+    def _values(self, label: str, data: Any, space: fem.FunctionSpace, like: fem.Function) -> Array:
+        """Values of all local dofs of a space from a number, callable, array of owned values, or Function."""
+        shape, bs = tuple(space.value_shape), space.dofmap.index_map_bs
+        out = np.zeros_like(like.x.array)
+        owned = space.dofmap.index_map.size_local * bs
+        if isinstance(data, fem.Function):
+            if data.function_space == space:
+                out[:] = data.x.array
+            else:
+                like.interpolate(data)
+                out[:] = like.x.array
+        with alike(self.comm):
+            if callable(data) and not isinstance(data, fem.Function):
+                out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
+            elif not isinstance(data, fem.Function):
+                array = np.asarray(data, dtype=np.float64)
+                if array.shape == shape:
+                    out[:] = np.broadcast_to(array, (out.size // max(1, array.size), *shape)).reshape(-1)
+                elif array.shape == (owned,):
+                    out[:owned] = array
+                else:
+                    raise ValueError(
+                        f"{label}: array of shape {array.shape} given; {shape} or this rank's owned dofs ({owned},) allowed"
+                    )
+            finite(label, out)
+        return out
+
+    def _facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
+        """Boundary facets of this rank that a marker selects."""
+        mesh, fdim = self.mesh, self.mesh.topology.dim - 1
+        mesh.topology.create_connectivity(fdim, fdim + 1)
+        mesh.topology.create_connectivity(fdim, 0)
+        if where is None:
+            facets = dmesh.exterior_facet_indices(mesh.topology)
+        elif callable(where):
+            # A user's error must surface as such, so the marker is tried before DOLFINx calls it.
+            with alike(self.comm):
+                select(label, where, mesh.geometry.x.T.copy())
+            facets = dmesh.locate_entities_boundary(mesh, fdim, where)
+        else:
+            if self._facet_tags is None:
+                raise ValueError(f"{label}: marker {where!r} is a tag, but FEM was given no facet_tags")
+            facets = np.concatenate([self._facet_tags.find(int(tag)) for tag in np.atleast_1d(where)])
+        if not self.comm.allreduce(facets.size):
+            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
+        return facets.astype(np.int32)
+
+    def _weak_form(self, bcs: Sequence[Flux | Robin]) -> None:
+        v, u, t = ufl.TestFunction(self.space), self._u, self._t
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
+        exterior = fem.IntegralType.facet if hasattr(fem.IntegralType, "facet") else fem.IntegralType.exterior_facet
+        marked = [
+            (k, fem.compute_integration_domains(exterior, self.mesh.topology, self._facets(type(bc).__name__, bc.where)))
+            for k, bc in enumerate(bcs)
+        ]
+        ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=marked or None, metadata=self._metadata)
+        flux, source = self._terms.flux, self._terms.source
+        terms_flux = [] if flux == 0 else [-ufl.inner(flux, ufl.grad(v)) * dx]
+        terms_source = [] if source == 0 else [ufl.inner(source, v) * dx]
+        normal = ufl.FacetNormal(self.mesh)
+        domain = self.mesh.ufl_domain()
+        for k, bc in enumerate(bcs):
+            component = bc.checked_component(self.components)
+            part = (lambda w, c=component: w) if component is None else (lambda w, c=component: w[c])
+            q = self._bind(bc.write(bc.value, self.components, domain, self._x, t, normal))
+            if q != 0:
+                terms_flux.append(ufl.inner(q, part(v)) * ds(k))
+            if isinstance(bc, Robin):
+                alpha = self._bind(bc.write(bc.coefficient, 1, domain, self._x, t, normal))
+                terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
+        self._residuals: dict[Part, ufl.Form | None] = {
+            "flux": sum(terms_flux[1:], terms_flux[0]) if terms_flux else None,
+            "source": sum(terms_source[1:], terms_source[0]) if terms_source else None,
+        }
+        both = terms_flux + terms_source
+        self._residuals["all"] = sum(both[1:], both[0]) if both else None
+        self._rate_forms: dict[Part, fem.Form | None] = {}
+        self._operators: dict[Part, _Operator] = {}
+
+    def _mass_form(self, u: Any, v: Any) -> ufl.Form:
+        metadata = dict(self._metadata)
+        if self._lumped:
+            metadata = {"quadrature_rule": "vertex", "quadrature_degree": 1}
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=metadata)
+        b = self._terms.damping
+        return ufl.inner(b * u if b.ufl_shape == () else ufl.dot(b, u), v) * dx
+
+    def _compile(self, form: ufl.Form) -> fem.Form:
+        return fem.form(form, jit_options=form_options())
+
+    def _prescribe(self, bc: Dirichlet) -> _Prescribed:
+        fdim = self.mesh.topology.dim - 1
+        facets = self._facets("Dirichlet", bc.where)
+        component = bc.checked_component(self.components)
+        data = self._bind(bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t))
+        bs, owned = self.space.dofmap.index_map_bs, self.n_owned
+        if component is None:
+            values = fem.Function(self.space)
+            blocks = fem.locate_dofs_topological(self.space, fdim, facets)
+            condition = fem.dirichletbc(values, blocks)
+            dofs = (blocks[:, None] * bs + np.arange(bs)).ravel().astype(np.int32)
+            value_dofs = dofs
+        else:
+            sub = self.space.sub(component)
+            values = fem.Function(sub.collapse()[0])
+            pairs = fem.locate_dofs_topological((sub, values.function_space), fdim, facets)
+            condition = fem.dirichletbc(values, pairs, sub)
+            dofs, value_dofs = pairs
+            blocks = value_dofs
+        keep = dofs < owned
+        refresh, in_time = self._refresher(data, values, blocks)
+        return _Prescribed(condition, dofs[keep], values, value_dofs[keep], refresh, in_time)
+
+    def _refresher(self, data: Expr, values: fem.Function, blocks: npt.NDArray) -> tuple[Callable[[], None], bool]:
+        """Return how to put boundary data into ``values`` at some dofs, and whether it depends on time."""
+        space = values.function_space
+        constant = _constant_values(data)
+        if constant is not None:
+
+            def fill() -> None:
+                values.x.array[:] = np.tile(constant, values.x.array.size // constant.size)
+
+            return fill, False
+        expression = fem.Expression(
+            data, space.element.interpolation_points, comm=self.comm, jit_options=form_options()
+        )
+        chosen = np.zeros(space.dofmap.index_map.size_local + space.dofmap.index_map.num_ghosts, dtype=bool)
+        chosen[blocks] = True
+        cells = np.flatnonzero(chosen[space.dofmap.list].any(axis=1)).astype(np.int32)
+
+        def interpolate() -> None:
+            values.interpolate(expression, cells0=cells)
+
+        return interpolate, self._t in set(traverse_unique_terminals(data))
+
+    # -- fields ----------------------------------------------------------------------------------------------
+
+    def field(self, parameter: Parameter | str) -> fem.Function:
+        """Return a copy of a field parameter."""
+        return self._known(parameter).copy()
+
+    def set_field(self, parameter: Parameter | str, values: Array) -> None:
+        """Set a field parameter from the values of this rank's owned dofs (collective)."""
+        function = self._known(parameter)
+        owned = function.function_space.dofmap.index_map.size_local * function.function_space.dofmap.index_map_bs
+        with alike(self.comm):
+            flat = np.asarray(values, dtype=np.float64)
+            if flat.shape != (owned,):
+                raise ValueError(f"field {function.name!r}: shape {flat.shape} given; this rank owns ({owned},)")
+            self.parameters[function.name].check(flat)
+            function.x.array[:owned] = flat
+        function.x.scatter_forward()
+
+    def _known(self, parameter: Parameter | str) -> fem.Function:
+        name = parameter if isinstance(parameter, str) else parameter.name
+        fields = {p.name: f for p, f in self._bound.items() if p.is_field}
+        if name not in fields:
+            raise KeyError(f"no field parameter {name!r} in this problem; it has {sorted(fields)}")
+        return fields[name]
+
+    # -- what solvers use ------------------------------------------------------------------------------------
+
+    @cached_property
+    def stationary(self) -> bool:
+        """Whether damping and inertia both vanish."""
+        return self._terms.damping == 0 and self._terms.inertia == 0
+
+    def update(self) -> None:
+        """Take over the current values of the parameters."""
+        for parameter, bound in self._bound.items():
+            if not parameter.is_field:
+                bound.value[...] = parameter.value
+        for p in self._prescribed:
+            p.refresh()
+        self._mass = None
+        self._inverse_mass: PETSc.KSP | None = None
+
+    def initial(self, u0: Any) -> Array:
+        return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+
+    def check_diffusion(self, t: float, values: Array) -> None:
+        if self._terms.flux == 0:
+            return
+        if "diffusion" not in self.__dict__:
+            self.__dict__["diffusion"] = self._diffusion_expressions()
+        self._set_state(t, values)
+        cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
+        worst, where = 0.0, None
+        for component, expression in enumerate(self.__dict__["diffusion"]):
+            d = expression.eval(self.mesh, cells).reshape(-1, self.dim, self.dim)
+            if not d.size:
+                continue
+            lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
+            k = int(np.argmin(lowest))
+            if lowest[k] < -1e-12 * float(np.max(np.abs(d))) and lowest[k] < worst:
+                x = dmesh.compute_midpoints(self.mesh, self.mesh.topology.dim, cells[k : k + 1])[0]
+                worst, where = float(lowest[k]), (component, x)
+        with alike(self.comm):
+            if where is not None:
+                raise ValueError(
+                    f"negative diffusion: dF/d(grad u) of component {where[0]} has the eigenvalue {worst:.3g} "
+                    f"near x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
+                )
+
+    def _diffusion_expressions(self) -> list[fem.Expression]:
+        """dF/d(grad u) of each component at the cells' midpoints."""
+        gradient = ufl.Coefficient(
+            ufl.FunctionSpace(self.mesh.ufl_domain(), _gradient_element(self.space, ufl.grad(self._u).ufl_shape))
+        )
+        split = ufl.replace(lower(self._terms.flux), {ufl.grad(self._u): gradient})
+        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(self._u)})
+        m = self.components
+        blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
+        tdim = self.mesh.topology.dim
+        midpoint = dolfinx.cpp.mesh.CellType
+        simplex = self.mesh.topology.cell_type in (midpoint.interval, midpoint.triangle, midpoint.tetrahedron)
+        point = np.full((1, tdim), 1 / (tdim + 1) if simplex else 0.5)
+        return [
+            fem.Expression(ufl.as_tensor(b), point, comm=self.comm, jit_options=form_options(), dtype=np.float64)
+            for b in blocks
+        ]
+
+    def new_state(self) -> Array:
+        return np.zeros(self.n_owned)
+
+    def load(self, values: Array, state: Array) -> None:
+        state[:] = values
+
+    def store(self, state: Array, values: Array) -> None:
+        values[:] = state
+
+    def _set_state(self, t: float, state: Array) -> None:
+        self._t.value = t
+        self._u.x.array[: self.n_owned] = state
+        self._u.x.scatter_forward()
+
+    def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
+        if part not in self._rate_forms:
+            residual = self._residuals[part]
+            self._rate_forms[part] = None if residual is None else self._compile(residual)
+        form = self._rate_forms[part]
+        if form is None:
+            out[:] = 0.0
+            return
+        self._set_state(t, state)
+        b = self._rate_vector
+        b.array[:] = 0.0
+        fem.assemble_vector(b.array, form)
+        if self.comm.size > 1:
+            b.scatter_reverse(la.InsertMode.add)
+        out[:] = b.array[: self.n_owned]
+        out[self.constrained] = 0.0
+
+    @property
+    def _mass_matrix(self) -> PETSc.Mat:
+        """Mass matrix without constraints, assembled when first needed."""
+        if self._mass is None:
+            u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+            if "mass_operator" not in self.__dict__:
+                form = self._compile(self._mass_form(u, v))
+                self.__dict__["mass_operator"] = form, fem.create_matrix(form), None
+            form, csr, matrix = self.__dict__["mass_operator"]
+            if matrix is None:
+                matrix = self._matrix_like(csr)
+                self.__dict__["mass_operator"] = form, csr, matrix
+            self._fill(form, csr, matrix, [])
+            self._mass = matrix
+        return self._mass
+
+    def _vectors(self) -> tuple[PETSc.Vec, PETSc.Vec]:
+        if self._mass_vectors is None:
+            self._mass_vectors = self._mass_matrix.createVecs()
+        return self._mass_vectors
+
+    def mass_times(self, values: Array, out: Array) -> None:
+        if self.stationary:
+            out[:] = 0.0
+            return
+        x, y = self._vectors()
+        x.array[:] = values
+        self._mass_matrix.mult(x, y)
+        out[:] = y.array_r
+
+    def _mass_solver(self) -> PETSc.KSP:
+        if self._inverse_mass is None:
+            matrix = self._mass_matrix.duplicate(copy=True)
+            start, _ = matrix.getOwnershipRange()
+            matrix.zeroRowsColumns(self.constrained + start, diag=1.0)
+            solver = PETSc.KSP().create(self.comm)
+            solver.setOptionsPrefix("npde_mass_")
+            solver.setOperators(matrix)
+            solver.setType(PETSc.KSP.Type.PREONLY if self._lumped and self.components == 1 else PETSc.KSP.Type.CG)
+            if self._terms.damping.ufl_shape != ():
+                solver.setType(PETSc.KSP.Type.GMRES)
+            solver.getPC().setType(PETSc.PC.Type.JACOBI)
+            solver.setTolerances(rtol=1e-12)
+            solver.setErrorIfNotConverged(True)
+            solver.setFromOptions()
+            self._inverse_mass = solver
+        return self._inverse_mass
+
+    def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
+        if "advance_buffers" not in self.__dict__:
+            self.__dict__["advance_buffers"] = np.zeros(self.n_owned), np.zeros(self.n_owned)
+        rates, jump = self.__dict__["advance_buffers"]
+        solver = self._mass_solver()
+        x, y = self._vectors()
+        self.rate(t, state, rates)
+        if self.unknowns < self.n_global:
+            out[:] = base
+            self.constrain(t_out, out)
+            jump[:] = 0.0
+            jump[self.constrained] = out[self.constrained] - base[self.constrained]
+            self.mass_times(jump, out)
+            rates *= step
+            rates -= out
+            rates[self.constrained] = jump[self.constrained]
+        else:
+            rates *= step
+        y.array[:] = rates
+        solver.solve(y, x)
+        np.add(base, x.array_r, out=out)
+        return bool(np.all(np.isfinite(out)))
+
+    def constrain(self, t: float, state: Array) -> None:
+        self._t.value = t
+        for p in self._prescribed:
+            if p.in_time:
+                p.refresh()
+            state[p.dofs] = p.values.x.array[p.value_dofs]
+
+    def _operator(self, part: Part) -> _Operator:
+        if part not in self._operators:
+            u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+            mass_factor, rate_factor = self._factors
+            residual = self._residuals[part]
+            form = None if self.stationary else mass_factor * self._mass_form(u, v)
+            with_state = with_time = False
+            if residual is not None:
+                tangent = ufl.algorithms.expand_derivatives(ufl.derivative(residual, self._u, u))
+                if not tangent.empty():
+                    with_state = self._u in tangent.coefficients()
+                    with_time = self._t in tangent.constants()
+                    term = -rate_factor * tangent
+                    form = term if form is None else form + term
+            if form is None:
+                raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
+            compiled = self._compile(form)
+            self._operators[part] = _Operator(compiled, fem.create_matrix(compiled), with_state, with_time)
+        return self._operators[part]
+
+    def varies(self, part: Part = "all") -> tuple[bool, bool]:
+        operator = self._operator(part)
+        return operator.with_state, operator.with_time
+
+    def new_matrix(self) -> PETSc.Mat:
+        return self._matrix_like(self._operator("all").matrix)
+
+    def _matrix_like(self, csr: la.MatrixCSR) -> PETSc.Mat:
+        """Return a PETSc matrix whose COO entries are the owned entries of a DOLFINx matrix, in its order."""
+        bs = csr.block_size[0]
+        rows_map, columns_map = csr.index_map(0), csr.index_map(1)
+        owned = rows_map.size_local
+        indptr = csr.indptr[: owned + 1]
+        count = int(indptr[-1])
+        row = np.repeat(np.arange(owned, dtype=np.int64) + rows_map.local_range[0], np.diff(indptr))
+        column = columns_map.local_to_global(csr.indices[:count].astype(np.int32))
+        inside = np.arange(bs)
+        rows = (row[:, None, None] * bs + inside[None, :, None] + 0 * inside).ravel()
+        columns = (column[:, None, None] * bs + inside[None, None, :] + 0 * inside[:, None]).ravel()
+        matrix = PETSc.Mat().create(self.comm)
+        matrix.setSizes(((owned * bs, None), (owned * bs, None)), bsize=bs)
+        matrix.setOptionsPrefix("npde_")
+        matrix.setFromOptions()
+        matrix.setPreallocationCOO(rows.astype(PETSc.IntType), columns.astype(PETSc.IntType))
+        return matrix
+
+    def _fill(self, form: fem.Form, csr: la.MatrixCSR, matrix: PETSc.Mat, bcs: list[fem.DirichletBC]) -> None:
+        csr.set_value(0.0)
+        fem.assemble_matrix(csr, form, bcs)
+        if self.comm.size > 1:
+            csr.scatter_reverse()
+        bs, owned = csr.block_size[0], csr.index_map(0).size_local
+        matrix.setValuesCOO(csr.data[: int(csr.indptr[owned]) * bs * bs])
+
+    def jacobian(
+        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+    ) -> None:
+        operator = self._operator(part)
+        self._set_state(t, state)
+        self._factors[0].value, self._factors[1].value = mass_factor, rate_factor
+        self._fill(operator.form, operator.matrix, matrix, [p.condition for p in self._prescribed])
+
+    def function(self, values: Array, name: str | None = None) -> fem.Function:
+        """Return values as a DOLFINx function."""
+        function = fem.Function(self.space, name=name or "u")
+        self.refill(function, values)
+        return function
+
+    def refill(self, function: fem.Function, values: Array) -> None:
+        function.x.array[: self.n_owned] = values
+        function.x.scatter_forward()
+
+    def coordinates(self) -> Array:
+        owned = self.n_owned // self.components
+        return self.space.tabulate_dof_coordinates()[:owned]
+
+    def total(self, values: Array) -> Array:
+        """Return the integral of each component over the mesh, shape (m,) (collective)."""
+        self._set_state(self._t.value.item(), values)
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
+        if "total_forms" not in self.__dict__:
+            parts = [self._u] if self.components == 1 else list(self._u)
+            self.__dict__["total_forms"] = [self._compile(part * dx) for part in parts]
+        local = np.array([fem.assemble_scalar(form) for form in self.__dict__["total_forms"]])
+        return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
+
+
+def _gradient_element(space: fem.FunctionSpace, shape: tuple[int, ...]) -> Any:
+    import basix.ufl
+
+    return basix.ufl.element("Lagrange", space.ufl_element().cell_type.name, 2, shape=shape)
+
+
+def _constant_values(data: Expr) -> npt.NDArray[np.float64] | None:
+    """Return the numbers a UFL constant consists of, or None if it is more than that."""
+    if isinstance(data, classes.Zero):
+        return np.zeros(max(1, int(np.prod(data.ufl_shape, dtype=int))))
+    if isinstance(data, classes.ScalarValue):
+        return np.array([float(data)])
+    if isinstance(data, classes.ListTensor):
+        parts = [_constant_values(operand) for operand in data.ufl_operands]
+        if any(part is None for part in parts):
+            return None
+        return np.concatenate(parts)  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,135 @@
+"""The corridor between the discretisations and the solvers: ``M u' = R(u, t)`` with ``u = g(t)`` on some dofs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from npde_fem.equation import NPDE, Parameter
+
+__all__ = ["Array", "Part", "Semidiscrete"]
+
+Array = npt.NDArray[np.float64]
+
+Part = Literal["all", "flux", "source"]
+"""Which terms of the equation: everything; the flux with its boundary terms; or the source alone."""
+
+
+class Semidiscrete(ABC):
+    """An equation on a mesh or grid: ``M u' = R(u, t)``, or ``0 = R(u)`` where the equation has no time derivative.
+
+    Two layouts of a state are used. *Values* are the plain float64 array of the ``n_owned`` dofs this rank owns.
+    A *state* holds values together with whatever ghosts the discretisation keeps; solvers make states by
+    :meth:`new_state`, combine them by numpy arithmetic, and leave their inside alone. ``R`` and ``M`` are
+    integrated quantities (against test functions, over control volumes), so both discretisations scale alike.
+
+    Attributes
+    ----------
+    comm
+        Communicator all methods are collective on.
+    equation
+        The NPDE.
+    parameters
+        Its parameters by name.
+    n_owned
+        Dofs this rank owns.
+    unknowns
+        Dofs of all ranks that are not constrained.
+    constrained
+        Owned dofs whose value is prescribed (int32, ascending).
+    """
+
+    method: ClassVar[str]
+    comm: MPI.Comm
+    equation: NPDE
+    parameters: dict[str, Parameter]
+    dim: int
+    n_owned: int
+    n_global: int
+    unknowns: int
+    constrained: npt.NDArray[np.int32]
+
+    @property
+    @abstractmethod
+    def stationary(self) -> bool:
+        """Whether the equation has no time derivative."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Take over the current values of the parameters; solvers call it once, before they begin."""
+
+    @abstractmethod
+    def initial(self, u0: Any) -> Array:
+        """Return the values of initial data: a number, one number a component, a callable, an array or a function."""
+
+    @abstractmethod
+    def check_diffusion(self, t: float, values: Array) -> None:
+        """Raise ValueError if dF/d(grad u) of some component has a negative eigenvalue at this state."""
+
+    @abstractmethod
+    def new_state(self) -> Array:
+        """Return a new state, zero."""
+
+    @abstractmethod
+    def load(self, values: Array, state: Array) -> None:
+        """Copy values into a state and bring its ghosts up to date."""
+
+    @abstractmethod
+    def store(self, state: Array, values: Array) -> None:
+        """Copy the owned dofs of a state into values."""
+
+    @abstractmethod
+    def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
+        """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
+
+    @abstractmethod
+    def mass_times(self, values: Array, out: Array) -> None:
+        """Write ``M values`` into ``out``."""
+
+    @abstractmethod
+    def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
+        """Write the state ``base + step M^-1 R(u, t)`` into ``out`` (neither ``state`` nor ``base`` unless noted).
+
+        Constrained dofs of ``out`` get their values at time ``t_out``, with their effect on the others through
+        ``M``; ghosts are brought up to date. Returns whether this rank's result is finite. ``base`` may be
+        ``state``.
+        """
+
+    @abstractmethod
+    def constrain(self, t: float, state: Array) -> None:
+        """Set the constrained dofs of a state to their values at time ``t``, and update its ghosts."""
+
+    @abstractmethod
+    def new_matrix(self) -> PETSc.Mat:
+        """Return a new matrix with the sparsity of the Jacobian."""
+
+    @abstractmethod
+    def jacobian(
+        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+    ) -> None:
+        """Assemble ``mass_factor M - rate_factor dR/du``; rows and columns of constrained dofs are the identity's."""
+
+    @abstractmethod
+    def varies(self, part: Part = "all") -> tuple[bool, bool]:
+        """Whether ``dR/du`` depends on the state, and whether on time."""
+
+    @abstractmethod
+    def function(self, values: Array, name: str | None = None) -> Any:
+        """Return values as the discretisation's own kind of function."""
+
+    @abstractmethod
+    def refill(self, function: Any, values: Array) -> None:
+        """Put values into a function that :meth:`function` made."""
+
+    @abstractmethod
+    def total(self, values: Array) -> Array:
+        """Return the integral of each component over the domain, shape ``(m,)``."""
+
+    @abstractmethod
+    def coordinates(self) -> Array:
+        """Return where the owned nodes lie, shape ``(n_owned / m, 3)``."""

@@ -1,0 +1,506 @@
+"""UFL flux and source -> compiled finite-difference kernels on a uniform grid.
+
+The scheme is a vertex-centred finite volume method. Around grid point p lies the control volume V_p (half as wide
+at the boundary of the box), and
+
+    R_p = sum over its faces of  area * n . F(u, grad u, x, t)  +  |V_p| S(u, grad u, x, t).
+
+At the face between the points L and H across axis a the state is (u_L + u_H) / 2, the normal derivative
+(u_H - u_L) / h_a, a tangential one the mean of the slopes at L and H; a slope at a point is the central
+difference, one-sided where a neighbour is missing. Fluxes through the boundary of the box (or of the mask) are
+closed here; boundary conditions open them elsewhere. Each face is seen alike from both sides, so mass is
+conserved to round-off.
+
+Arrays are C double, with one layer of ghost points on every side; x runs fastest, components faster still.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import NamedTuple
+
+import basix.ufl
+import numpy as np
+import ufl
+from ufl import classes
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import unique_pre_traversal
+
+from npde_fem.discretize.scalar import Code, components, lower, partial
+
+__all__ = [
+    "Field",
+    "GridArguments",
+    "JacobianPattern",
+    "Symbols",
+    "evaluator_source",
+    "jacobian_source",
+    "rate_source",
+]
+
+
+class GridArguments(ctypes.Structure):
+    """What every kernel is told about this rank's part of the grid (x, y, z; unused axes are ignored)."""
+
+    _fields_ = [
+        ("n", ctypes.c_long * 3),
+        ("start", ctypes.c_long * 3),
+        ("size", ctypes.c_long * 3),
+        ("periodic", ctypes.c_long * 3),
+        ("lower", ctypes.c_double * 3),
+        ("h", ctypes.c_double * 3),
+        ("t", ctypes.c_double),
+        ("numbers", ctypes.c_void_p),
+        ("fields", ctypes.POINTER(ctypes.c_void_p)),
+        ("mask", ctypes.c_void_p),
+    ]
+
+
+_HEADER = """#include <float.h>
+#include <math.h>
+
+typedef struct {
+  long n[3], start[3], size[3], periodic[3];
+  double lower[3], h[3], t;
+  const double *numbers;
+  const double *const *fields;
+  const unsigned char *mask;
+} grid_t;
+"""
+
+
+class Field(NamedTuple):
+    """A field parameter: its symbol, and whether its values sit in the cells between points."""
+
+    symbol: ufl.Coefficient
+    in_cells: bool
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The terminals that an expression on the grid may contain, and the grid's kind.
+
+    ``numbers`` and ``fields`` stand in the order in which their values are passed; ``masked`` grids have whole
+    control volumes around every point of the mask.
+    """
+
+    dim: int
+    components: int
+    u: ufl.Coefficient
+    x: classes.SpatialCoordinate
+    t: ufl.Constant
+    normal: ufl.Constant
+    numbers: tuple[ufl.Constant, ...] = ()
+    fields: tuple[Field, ...] = ()
+    masked: bool = False
+
+    def strides(self) -> list[str]:
+        return ["1", "SY", "SZ"][: self.dim]
+
+    def number_name(self, terminal: Expr, component: tuple[int, ...]) -> str | None:
+        """Return the C name of a number's component, or None if ``terminal`` is no number."""
+        offset = 0
+        for number in self.numbers:
+            size = int(np.prod(number.ufl_shape, dtype=int))
+            if terminal == number:
+                return f"p{offset + _flat(component, number.ufl_shape)}"
+            offset += size
+        return None
+
+    def number_count(self) -> int:
+        return sum(int(np.prod(n.ufl_shape, dtype=int)) for n in self.numbers)
+
+
+def _flat(component: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    return int(np.ravel_multi_index(component, shape)) if shape else 0
+
+
+def _mean(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{1 / len(parts)!r} * ({' + '.join(parts)})"
+
+
+class _Place:
+    """Where an expression is evaluated: at a point, or at the face between two; names its leaves in C.
+
+    ``points`` are C expressions of ghosted point indices, one or two; ``axis`` is the axis the face is normal to.
+    """
+
+    def __init__(self, s: Symbols, points: list[str], axis: int | None, x: list[str], openness: str) -> None:
+        self.s, self.points, self.axis, self.x, self.openness = s, points, axis, x, openness
+
+    def __call__(self, terminal: Expr, component: tuple[int, ...]) -> str:
+        s = self.s
+        if isinstance(terminal, classes.SpatialCoordinate):
+            return self.x[component[0] if component else 0]
+        if terminal == s.t:
+            return "t"
+        if (name := s.number_name(terminal, component)) is not None:
+            return name
+        if isinstance(terminal, classes.Grad):
+            (operand,) = terminal.ufl_operands
+            array, count, index = self._array(operand, component[:-1])
+            return self.derivative(array, count, index, component[-1])
+        if terminal == s.normal:
+            return f"normal[3 * f + {component[0] if component else 0}]"
+        for k, field in enumerate(s.fields):
+            if terminal == field.symbol and field.in_cells:
+                return self._cells(f"F{k}", field.symbol, component)
+        array, count, index = self._array(terminal, component)
+        return _mean([f"{array}[({p}) * {count} + {index}]" for p in self.points])
+
+    def _array(self, terminal: Expr, component: tuple[int, ...]) -> tuple[str, int, int]:
+        s = self.s
+        if terminal == s.u:
+            return "U", s.components, component[0] if component else 0
+        for k, field in enumerate(s.fields):
+            if terminal == field.symbol and not field.in_cells:
+                shape = field.symbol.ufl_shape
+                return f"F{k}", int(np.prod(shape, dtype=int)), _flat(component, shape)
+        raise ValueError(
+            f"{terminal} cannot be evaluated on a grid: a flux or source may contain u, grad(u), x, t, parameters "
+            "and gradients of field parameters given at grid points, no higher derivative and no foreign function"
+        )
+
+    def slope_weights(self, point: str, axis: int) -> tuple[str, str]:
+        """C names of the weights of the forward and the backward difference in the slope at a point."""
+        if self.s.masked:
+            suffix = f"{axis}_{self.points.index(point)}{self.openness}"
+        else:
+            suffix = str(axis)
+        return f"cp{suffix}", f"cm{suffix}"
+
+    def derivative(self, array: str, count: int, index: int, axis: int) -> str:
+        stride = self.s.strides()[axis]
+        if axis == self.axis:
+            low, high = self.points
+            return f"({array}[({high}) * {count} + {index}] - {array}[({low}) * {count} + {index}]) * ih{axis}"
+        slopes = []
+        for p in self.points:
+            here, ahead, behind = (
+                f"{array}[({q}) * {count} + {index}]" for q in (p, f"{p} + {stride}", f"{p} - {stride}")
+            )
+            plus, minus = self.slope_weights(p, axis)
+            slopes.append(f"({plus} * ({ahead} - {here}) + {minus} * ({here} - {behind}))")
+        return _mean(slopes)
+
+    def _cells(self, array: str, symbol: ufl.Coefficient, component: tuple[int, ...]) -> str:
+        """Mean over the cells that touch this place; cells outside the box count nothing."""
+        s = self.s
+        count, index = int(np.prod(symbol.ufl_shape, dtype=int)), _flat(component, symbol.ufl_shape)
+        across = [a for a in range(s.dim) if a != self.axis]
+        values, weights = [], []
+        for sides in product((0, 1), repeat=len(across)):
+            shift = "".join(f" - {s.strides()[a]}" for a, side in zip(across, sides, strict=True) if side == 0)
+            weight = " * ".join(("bhi" if side else "blo") + str(a) for a, side in zip(across, sides, strict=True))
+            weights.append(weight or "1.0")
+            values.append(f"{weight or '1.0'} * {array}[({self.points[0]}{shift}) * {count} + {index}]")
+        return f"({' + '.join(values)}) / ({' + '.join(weights)})"
+
+
+def _declare(s: Symbols) -> list[str]:
+    """C declarations that every kernel begins with."""
+    lines = ["const double t = g->t; (void)t;"]
+    lines += [f"const double p{k} = g->numbers[{k}]; (void)p{k};" for k in range(s.number_count())]
+    lines += [f"const double *restrict F{k} = g->fields[{k}]; (void)F{k};" for k in range(len(s.fields))]
+    lines += [f"const double ih{a} = 1.0 / g->h[{a}]; (void)ih{a};" for a in range(s.dim)]
+    lines += ["const long SY = g->n[0] + 2; (void)SY;"] if s.dim > 1 else []
+    lines += ["const long SZ = SY * (g->n[1] + 2); (void)SZ;"] if s.dim > 2 else []
+    lines += ["const unsigned char *restrict mask = g->mask;"] if s.masked else []
+    return lines
+
+
+def _axis_state(s: Symbols, a: int) -> list[str]:
+    """C declarations for position ``I{a}`` on axis ``a``: openness of the two sides, slope weights, coordinate."""
+    if a == 0:
+        lines = []
+    else:
+        lines = [
+            f"const double blo{a} = (g->periodic[{a}] || I{a} > 0) ? 1.0 : 0.0;",
+            f"const double bhi{a} = (g->periodic[{a}] || I{a} < g->size[{a}] - 1) ? 1.0 : 0.0;",
+        ]
+    if not s.masked:
+        lines += [
+            f"const double cp{a} = bhi{a} * ih{a} / (blo{a} + bhi{a}), cm{a} = blo{a} * ih{a} / (blo{a} + bhi{a});",
+            f"const double width{a} = 0.5 * (blo{a} + bhi{a});",
+            f"(void)cp{a}; (void)cm{a};",
+        ]
+    return lines
+
+
+def _loop(s: Symbols, body: list[str]) -> list[str]:
+    """Wrap a body in loops over the owned points of this rank, the innermost cut where the boundary begins."""
+    lines: list[str] = []
+    for a in reversed(range(1, s.dim)):
+        lines += [f"for (long i{a} = 0; i{a} < g->n[{a}]; ++i{a}) {{", f"const long I{a} = g->start[{a}] + i{a};"]
+        lines += [*_axis_state(s, a), f"const double x{a} = g->lower[{a}] + g->h[{a}] * (double)I{a}; (void)x{a};"]
+    row = " + ".join(["1", *(f"(i{a} + 1) * {stride}" for a, stride in list(enumerate(s.strides()))[1:])])
+    lines += [
+        "const long cut[4] = {0, (!g->periodic[0] && g->start[0] == 0) ? 1 : 0,",
+        "  (!g->periodic[0] && g->start[0] + g->n[0] == g->size[0]) ? g->n[0] - 1 : g->n[0], g->n[0]};",
+        "for (int part = 0; part < 3; ++part) {",
+        "const double blo0 = part == 0 ? 0.0 : 1.0, bhi0 = part == 2 ? 0.0 : 1.0;",
+        "(void)blo0; (void)bhi0;",
+        *_axis_state(s, 0),
+        f"const long row = {row};",
+        "for (long i0 = cut[part]; i0 < cut[part + 1]; ++i0) {",
+        "const long P = row + i0;",
+        "const double x0 = g->lower[0] + g->h[0] * (double)(g->start[0] + i0); (void)x0;",
+        *body,
+        *["}"] * (s.dim + 1),
+    ]
+    return lines
+
+
+def _point(s: Symbols) -> _Place:
+    return _Place(s, ["P"], None, [f"x{a}" for a in range(s.dim)], "")
+
+
+def _face(s: Symbols, axis: int, high: bool) -> _Place:
+    stride = s.strides()[axis]
+    points = ["P", f"P + {stride}"] if high else [f"P - {stride}", "P"]
+    x = [f"x{a}" for a in range(s.dim)]
+    x[axis] = f"(x{axis} {'+' if high else '-'} 0.5 * g->h[{axis}])"
+    return _Place(s, points, axis, x, f"{'h' if high else 'l'}{axis}")
+
+
+def _open(s: Symbols, axis: int, high: bool) -> str:
+    return f"{'hi' if high else 'lo'}{axis}"
+
+
+def _openness(s: Symbols, tangential: bool) -> list[str]:
+    """C declarations of ``lo{a}``, ``hi{a}``: 1 where the face behind or ahead of the point is open."""
+    lines: list[str] = []
+    for a, stride in enumerate(s.strides()):
+        if s.masked:
+            lines += [
+                f"const double lo{a} = mask[P] & mask[P - {stride}], hi{a} = mask[P] & mask[P + {stride}];",
+            ]
+        else:
+            lines += [f"const double lo{a} = blo{a}, hi{a} = bhi{a};"]
+        lines += [f"(void)lo{a}; (void)hi{a};"]
+    if s.masked and tangential:
+        places = [_point(s)] + [_face(s, a, high) for a in range(s.dim) for high in (False, True)]
+        for place in places:
+            for point, axis in product(place.points, range(s.dim)):
+                if axis == place.axis:
+                    continue
+                stride = s.strides()[axis]
+                plus, minus = place.slope_weights(point, axis)
+                ahead = f"(double)(mask[{point}] & mask[{point} + {stride}])"
+                behind = f"(double)(mask[{point}] & mask[{point} - {stride}])"
+                lines += [
+                    f"const double {plus} = {ahead} * ih{axis} / fmax(1.0, {ahead} + {behind});",
+                    f"const double {minus} = {behind} * ih{axis} / fmax(1.0, {ahead} + {behind});",
+                    f"(void){plus}; (void){minus};",
+                ]
+    return lines
+
+
+def _uses_slopes(expression: Expr, faces: bool) -> bool:
+    """Whether an expression, evaluated at a point or at faces, needs slopes at points."""
+    for index, part in components(lower(expression)).items():
+        for terminal in unique_pre_traversal(part):
+            if isinstance(terminal, classes.Indexed) and isinstance(terminal.ufl_operands[0], classes.Grad):
+                axis = int(terminal.ufl_operands[1][-1])
+                if not faces or axis != index[-1]:
+                    return True
+    return False
+
+
+def _volume(s: Symbols) -> str:
+    cell = " * ".join(f"g->h[{a}]" for a in range(s.dim))
+    return cell if s.masked else " * ".join([cell, *(f"width{a}" for a in range(s.dim))])
+
+
+def _face_scale(s: Symbols, axis: int) -> str:
+    """Area of a face over the volume of its control volume."""
+    return f"ih{axis}" if s.masked else f"ih{axis} / width{axis}"
+
+
+def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
+    """Return C source of ``rate`` and ``advance`` for lowered flux and source.
+
+    ``rate(g, U, out)`` writes R (integrated over control volumes) to a plain array of the owned points;
+    ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|`` to the owned points of a ghosted array.
+    Both return 1 if a value is not finite, else 0.
+    """
+    m = s.components
+    body = _openness(s, _uses_slopes(flux, True) or _uses_slopes(source, False))
+    terms: dict[int, list[str]] = {c: [] for c in range(m)}
+    for a, high in product(range(s.dim), (True, False)):
+        code = Code(_face(s, a, high), prefix=f"f{a}{int(high)}_")
+        for index, part in components(flux).items():
+            if index[-1] == a:
+                value = code.emit(part)
+                sign, scale = "+" if high else "-", _face_scale(s, a)
+                terms[index[0] if m > 1 else 0].append(f"{sign} ({_open(s, a, high)} != 0.0 ? {value} : 0.0) * ({scale})")
+        body += code.lines
+    code = Code(_point(s), prefix="s_")
+    for index, part in components(source).items():
+        terms[index[0] if index else 0].append(f"+ {code.emit(part)}")
+    body += code.lines
+    inside = "mask[P] ? " if s.masked else ""
+    outside = " : 0.0" if s.masked else ""
+    rates, advances = [], []
+    flat = " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, s.dim))])
+    for c in range(m):
+        total = " ".join(terms[c]) or "0.0"
+        body += [f"const double r{c} = {inside}{total}{outside};"]
+        rates += [f"const double v{c} = r{c} * ({_volume(s)});", f"out[({flat}) * {m} + {c}] = v{c};"]
+        advances += [f"const double v{c} = base[P * {m} + {c}] + step * r{c};", f"out[P * {m} + {c}] = v{c};"]
+    check = [f"bad |= !(fabs(v{c}) <= DBL_MAX);" for c in range(m)]
+    head = _declare(s)
+    functions = [
+        "int rate(const grid_t *g, const double *restrict U, double *restrict out) {",
+        *head,
+        "int bad = 0;",
+        *_loop(s, [*body, *rates, *check]),
+        "return bad; }",
+        "int advance(const grid_t *g, const double *restrict U, const double *base, double step,",
+        "            double *restrict out) {",
+        *head,
+        "int bad = 0;",
+        *_loop(s, [*body, *advances, *check]),
+        "return bad; }",
+    ]
+    return _HEADER + "\n".join(functions) + "\n"
+
+
+class JacobianPattern(NamedTuple):
+    """C source of the Jacobian kernel and the stencil's offsets, shape (ns, d), in the order of its entries."""
+
+    source: str
+    offsets: np.ndarray
+
+
+def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
+    """Return C source of ``jacobian(g, U, factor, out)``: ``factor * dR/du`` by point, stencil entry and components.
+
+    ``out`` has shape (owned points, ns, m, m).
+    """
+    m, d = s.components, s.dim
+    gradient = ufl.Coefficient(ufl.FunctionSpace(s.u.ufl_domain(), _gradient_element(s)))
+    whole_gradient = ufl.grad(s.u)
+
+    def derivatives(e: Expr) -> tuple[Expr, Expr]:
+        split = ufl.replace(e, {whole_gradient: gradient})
+        back = {gradient: whole_gradient}
+        by_u, by_gradient = partial(split, s.u), partial(split, gradient)
+        return lower(ufl.replace(by_u, back)), lower(ufl.replace(by_gradient, back))
+
+    entries: dict[tuple[tuple[int, ...], int, int], list[str]] = {}
+    zero = (0,) * d
+
+    def unit(axis: int, sign: int) -> tuple[int, ...]:
+        return tuple(sign if b == axis else 0 for b in range(d))
+
+    def plus(*offsets: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(int(v) for v in np.sum(offsets, axis=0))
+
+    def add(offset: tuple[int, ...], row: int, column: int, text: str) -> None:
+        entries.setdefault((offset, row, column), []).append(text)
+
+    def add_slope(place: _Place, point: str, at: tuple[int, ...], axis: int, row: int, column: int, k: str) -> None:
+        ahead, behind = place.slope_weights(point, axis)
+        add(plus(at, unit(axis, 1)), row, column, f"+ {k} * {ahead}")
+        add(plus(at, unit(axis, -1)), row, column, f"- {k} * {behind}")
+        add(at, row, column, f"+ {k} * ({behind} - {ahead})")
+
+    body: list[str] = []
+    slopes = False
+    flux_u, flux_g = derivatives(flux)
+    for a, high in product(range(d), (True, False)):
+        place = _face(s, a, high)
+        ends = [zero, unit(a, 1)] if high else [unit(a, -1), zero]
+        code = Code(place, prefix=f"f{a}{int(high)}_")
+        sign = "" if high else "-"
+
+        def scaled(part: Expr, code: Code = code, a: int = a, high: bool = high, sign: str = sign) -> str:
+            value = code.emit(part)
+            return code._store(f"{_open(s, a, high)} != 0.0 ? {sign}{value} * ({_face_scale(s, a)}) * scale : 0.0")
+
+        for index, part in components(flux_u).items():
+            row, axis, column = (index[0], index[1], index[2]) if m > 1 else (0, index[0], 0)
+            if axis == a:
+                k = scaled(part)
+                for end in ends:
+                    add(end, row, column, f"+ 0.5 * {k}")
+        for index, part in components(flux_g).items():
+            row, axis, column, b = index if m > 1 else (0, index[0], 0, index[1])
+            if axis != a:
+                continue
+            k = scaled(part)
+            if b == a:
+                add(ends[1], row, column, f"+ {k} * ih{a}")
+                add(ends[0], row, column, f"- {k} * ih{a}")
+            else:
+                slopes = True
+                for point, end in zip(place.points, ends, strict=True):
+                    add_slope(place, point, end, b, row, column, f"0.5 * {k}")
+        body += code.lines
+    place, code = _point(s), Code(_point(s), prefix="s_")
+    source_u, source_g = derivatives(source)
+    for index, part in components(source_u).items():
+        row, column = index if m > 1 else (0, 0)
+        add(zero, row, column, f"+ {code.emit(part)} * scale")
+    for index, part in components(source_g).items():
+        row, column, b = index if m > 1 else (0, 0, index[0])
+        slopes = True
+        add_slope(place, "P", zero, b, row, column, f"{code.emit(part)} * scale")
+    body += code.lines
+
+    offsets = sorted({key[0] for key in entries} | {zero})
+    slopes = slopes or _uses_slopes(flux, True) or _uses_slopes(source, False)
+    ns = len(offsets)
+    flat = " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, d))])
+    store = [f"double *restrict J = out + ({flat}) * {ns * m * m};"]
+    for k, (row, column) in product(range(ns), product(range(m), repeat=2)):
+        text = " ".join(entries.get((offsets[k], row, column), ["0.0"]))
+        store.append(f"J[{(k * m + row) * m + column}] = {text};")
+    if s.masked:
+        store = [store[0], f"if (!mask[P]) {{ for (int k = 0; k < {ns * m * m}; ++k) J[k] = 0.0; continue; }}", *store[1:]]
+    code_lines = [
+        "void jacobian(const grid_t *g, const double *restrict U, double factor, double *restrict out) {",
+        *_declare(s),
+        *_loop(s, [*_openness(s, slopes), f"const double scale = factor * {_volume(s)};", *body, *store]),
+        "}",
+    ]
+    return JacobianPattern(_HEADER + "\n".join(code_lines) + "\n", np.array(offsets, dtype=np.int64).reshape(ns, d))
+
+
+def _gradient_element(s: Symbols) -> object:
+    cell = s.u.ufl_domain().ufl_cell().cellname
+    return basix.ufl.element("Lagrange", cell, 5, shape=ufl.grad(s.u).ufl_shape)
+
+
+def evaluator_source(s: Symbols, expression: Expr) -> str:
+    """Return C source of ``evaluate(g, U, count, index, xs, normal, out)`` for an expression at listed points.
+
+    ``index`` are ghosted point indices, ``xs`` and ``normal`` have shape (count, 3), ``out`` (count, size).
+    """
+    s = replace(s, masked=False)
+    expression = lower(expression)
+    size = int(np.prod(expression.ufl_shape, dtype=int))
+    place = _Place(s, ["P"], None, [f"xs[3 * f + {a}]" for a in range(s.dim)], "")
+    code = Code(place)
+    values = {_flat(i, expression.ufl_shape): code.emit(p) for i, p in components(expression).items()}
+    slopes: list[str] = []
+    if _uses_slopes(expression, False):
+        slopes = [f"const double cp{a} = 0.5 * ih{a}, cm{a} = 0.5 * ih{a};" for a in range(s.dim)]
+    cells = [f"const double blo{a} = 1.0, bhi{a} = 1.0; (void)blo{a}; (void)bhi{a};" for a in range(s.dim)]
+    lines = [
+        "void evaluate(const grid_t *g, const double *restrict U, long count, const long *index, const double *xs,",
+        "              const double *normal, double *restrict out) {",
+        *_declare(s),
+        *cells,
+        *slopes,
+        "for (long f = 0; f < count; ++f) {",
+        "const long P = index[f]; (void)P;",
+        *code.lines,
+        *(f"out[f * {size} + {k}] = {values.get(k, '0.0')};" for k in range(size)),
+        "} }",
+    ]
+    return _HEADER + "\n".join(lines) + "\n"

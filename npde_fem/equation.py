@@ -1,0 +1,441 @@
+"""The neural partial differential equation, its parameters and boundary conditions: symbols only.
+
+An :class:`NPDE` reads, for a state ``u`` with ``m`` components in ``d`` space dimensions,
+
+    A u_tt + B u_t = div F(u, grad u, x, t) + S(u, grad u, x, t),
+
+with inertia ``A``, damping ``B``, flux ``F`` and source ``S`` written as plain UFL callables. Nothing here
+knows a mesh, a grid or a solver; :mod:`npde_fem.discretize` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import basix.ufl
+import numpy as np
+import ufl
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import traverse_unique_terminals
+
+__all__ = [
+    "NPDE",
+    "BoundaryCondition",
+    "Dirichlet",
+    "Flux",
+    "Parameter",
+    "Periodic",
+    "Robin",
+    "Terms",
+    "abstract_domain",
+    "manufactured",
+    "parameters_of",
+]
+
+Value = Any
+"""A number, an array, a :class:`Parameter`, a UFL expression, or a callable that returns one of them."""
+
+Marker = Any
+"""``None`` (everywhere), a callable on coordinates, or (FEM only) one or more facet tags."""
+
+
+def abstract_domain(dim: int) -> ufl.Mesh:
+    """Return a UFL mesh of ``dim`` dimensions that stands for no mesh in particular.
+
+    Its cells are tensor products, so that UFL simplifies no derivative of a polynomial to zero.
+    """
+    cell = {1: "interval", 2: "quadrilateral", 3: "hexahedron"}[dim]
+    return ufl.Mesh(basix.ufl.element("Lagrange", cell, 1, shape=(dim,)))
+
+
+_PLACEHOLDER_DOMAIN = abstract_domain(1)
+_writing_on: ContextVar[ufl.Mesh | None] = ContextVar("npde_fem_domain", default=None)
+
+
+@contextmanager
+def writing_on(domain: ufl.Mesh) -> Iterator[None]:
+    """Let every :class:`Parameter` live on ``domain`` while an equation is written on it.
+
+    A parameter belongs to no mesh; only ``grad(parameter)`` needs to know the space dimension.
+    """
+    token = _writing_on.set(domain)
+    try:
+        yield
+    finally:
+        _writing_on.reset(token)
+
+
+class Parameter(ufl.Coefficient):
+    """A number, vector, matrix or field in an equation: the symbol, its first value and its bounds.
+
+    It is a UFL terminal and may stand anywhere in a flux, a source, a coefficient or boundary data. One
+    parameter may serve many problems. A number, vector or matrix keeps its value here (:attr:`value`), the
+    same for every problem; each problem holds its own values of a field (``problem.field(parameter)``).
+
+    Parameters
+    ----------
+    name
+        Identifies the parameter in an equation, in options and in results.
+    value
+        A number or array, for a field also a callable of coordinates ``x`` of shape ``(d, n)`` that returns
+        ``(n,)`` (or ``shape + (n,)``) values, or an array of the field's values on this rank.
+    field
+        ``False`` for a number, vector or matrix; ``True`` for a field in the scalar space of the state (on a
+        grid: at its points); a DOLFINx element description such as ``("DG", 0)`` for a field in another
+        space (on a grid only ``("DG", 0)``, one value per cell between grid points).
+    shape
+        Value shape of a field, ``()`` by default. A number's shape is that of ``value``.
+    bounds
+        Lower and upper bound, each a number or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the name is not a non-empty string, the value is not finite, lies outside the bounds, or the bounds
+        cross.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Parameter:
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        name: str,
+        value: Value = None,
+        *,
+        field: bool | tuple = False,
+        shape: tuple[int, ...] = (),
+        bounds: tuple[float | None, float | None] = (None, None),
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"Parameter name must be a non-empty string, not {name!r}")
+        if callable(value) and not field:
+            raise TypeError(f"Parameter {name!r}: a callable value needs field=True (or the field's element)")
+        lower, upper = bounds
+        if lower is not None and upper is not None and not lower < upper:
+            raise ValueError(f"Parameter {name!r}: bounds cross: lower {lower} is not below upper {upper}")
+        self.name, self.is_field, self.bounds = name, bool(field), (lower, upper)
+        self.element: tuple | None = field if isinstance(field, tuple) else None
+        if not self.is_field and value is not None:
+            value = np.array(value, dtype=np.float64)
+            shape = value.shape
+        if len(shape) > 2:
+            raise ValueError(f"Parameter {name!r}: shape {shape} given; scalar, vector or matrix allowed")
+        element = basix.ufl.element("Lagrange", "interval", 5, shape=shape or None)
+        super().__init__(ufl.FunctionSpace(_PLACEHOLDER_DOMAIN, element))
+        self._value: Value = None
+        if value is not None:
+            self.value = value
+
+    @property
+    def value(self) -> Value:
+        """Value of a number (float64 array of :attr:`ufl_shape`), or the initial value of a field."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Value) -> None:
+        if not callable(value):
+            value = np.array(value, dtype=np.float64)
+            if not self.is_field and value.shape != self.ufl_shape:
+                raise ValueError(
+                    f"Parameter {self.name!r}: value of shape {value.shape} given, {self.ufl_shape} allowed"
+                )
+            self.check(value)
+        self._value = value
+
+    def check(self, values: np.ndarray) -> None:
+        """Raise ValueError if ``values`` are not finite or leave the bounds."""
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"Parameter {self.name!r}: value must be finite, got {values}")
+        lower, upper = self.bounds
+        if (lower is not None and np.any(values < lower)) or (upper is not None and np.any(values > upper)):
+            raise ValueError(
+                f"Parameter {self.name!r}: value outside its bounds [{lower}, {upper}]: "
+                f"range [{np.min(values)}, {np.max(values)}] given"
+            )
+
+    def ufl_domains(self) -> tuple:
+        """Return the domain an equation is being written on, if any (see :func:`writing_on`)."""
+        domain = _writing_on.get()
+        return () if domain is None else (domain,)
+
+    def ufl_domain(self) -> ufl.Mesh | None:
+        """Return the domain an equation is being written on, or None."""
+        return _writing_on.get()
+
+    def is_cellwise_constant(self) -> bool:
+        """Whether the gradient vanishes: true for all but fields."""
+        return not self.is_field
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, #{self._count})"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return hash((Parameter, self._count))
+
+
+class Terms(NamedTuple):
+    """The terms of an equation as UFL expressions on one domain.
+
+    Shapes for ``m`` components in ``d`` dimensions: ``flux`` ``(d,)`` or ``(m, d)``, ``source`` ``()`` or
+    ``(m,)``, ``damping`` and ``inertia`` ``()`` or ``(m, m)``.
+    """
+
+    flux: Expr
+    source: Expr
+    damping: Expr
+    inertia: Expr
+
+
+class NPDE:
+    """``A u_tt + B u_t = div F + S``: a neural partial differential equation, written once in UFL.
+
+    Parameters
+    ----------
+    flux
+        Callable ``(u, x, t)`` that returns the flux ``F``, shape ``(d,)`` for one component and ``(m, d)``
+        for ``m``. The sign is that of the equation: diffusion is ``D * grad(u)``, drift ``- c * u``.
+    source
+        Callable ``(u, x, t)`` that returns ``S``, shape ``()`` or ``(m,)``. May contain ``grad(u)``.
+    damping, inertia
+        ``B`` and ``A``: number, matrix, :class:`Parameter` or callable ``(x, t)``; scalars act on every
+        component. With ``damping=0`` and ``inertia=0`` the problem is stationary.
+    components
+        ``m``. The state has shape ``()`` for 1 and ``(m,)`` otherwise.
+    name
+        Used in messages and files.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a term is not callable or a number where it must be, or ``components`` is not a positive integer.
+        Shapes are checked when the equation meets a domain.
+    """
+
+    def __init__(
+        self,
+        *,
+        flux: Callable | None = None,
+        source: Callable | None = None,
+        damping: Value = 1.0,
+        inertia: Value = 0.0,
+        components: int = 1,
+        name: str = "npde",
+    ) -> None:
+        for label, term in (("flux", flux), ("source", source)):
+            if term is not None and not callable(term):
+                raise TypeError(f"{label} must be a callable (u, x, t) that returns UFL, not {term!r}")
+        if not isinstance(components, int | np.integer) or components < 1:
+            raise ValueError(f"components must be a positive integer, not {components!r}")
+        self.flux, self.source, self.damping, self.inertia = flux, source, damping, inertia
+        self.components, self.name = int(components), name
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of the state: ``()`` for one component, ``(m,)`` for more."""
+        return () if self.components == 1 else (self.components,)
+
+    def terms(self, domain: ufl.Mesh, u: Expr, x: Expr, t: Expr) -> Terms:
+        """Write the equation on ``domain`` with state ``u``, coordinates ``x`` and time ``t``.
+
+        Raises
+        ------
+        TypeError
+            If a callable returns something that is not UFL.
+        ValueError
+            If a term has the wrong shape, or two parameters share a name.
+        """
+        d, m, shape = domain.geometric_dimension, self.components, self.state_shape
+        matrix_shapes = [()] if m == 1 else [(), (m, m)]
+        with writing_on(domain):
+            terms = Terms(
+                flux=_write("flux", self.flux, (u, x, t), [(*shape, d)]),
+                source=_write("source", self.source, (u, x, t), [shape]),
+                damping=_write("damping", self.damping, (x, t), matrix_shapes),
+                inertia=_write("inertia", self.inertia, (x, t), matrix_shapes),
+            )
+            for label, term in zip(("damping", "inertia"), terms[2:], strict=True):
+                if u in set(traverse_unique_terminals(term)):
+                    raise ValueError(f"{label} must not depend on the state u")
+        parameters_of(terms)
+        return terms
+
+    def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
+        """Return the same equation with ``extra(u, x, t)`` added to its source."""
+        old = self.source
+
+        def source(u: Expr, x: Expr, t: Expr) -> Expr:
+            return extra(u, x, t) if old is None else old(u, x, t) + extra(u, x, t)
+
+        return NPDE(
+            flux=self.flux,
+            source=source,
+            damping=self.damping,
+            inertia=self.inertia,
+            components=self.components,
+            name=name or self.name,
+        )
+
+
+def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ...]]) -> Expr:
+    """Evaluate a term of an equation and check that it is UFL of one of the allowed shapes."""
+    if term is None:
+        return ufl.zero(*shapes[0])
+    result = call(label, term, arguments) if callable(term) and not isinstance(term, Expr) else term
+    try:
+        expression = ufl.as_ufl(result) if np.ndim(result) == 0 else ufl.as_tensor(result)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"{label} must give a UFL expression or a number, not {result!r} of type {type(result).__name__}; "
+            "use functions of ufl such as ufl.exp, not numpy"
+        ) from error
+    if expression.ufl_free_indices:
+        raise ValueError(f"{label} has free indices {expression.ufl_free_indices}; bind them with as_tensor")
+    if expression == 0 and () in shapes:
+        return ufl.zero()
+    if expression == 0 and expression.ufl_shape == ():
+        return ufl.zero(*shapes[0])
+    if expression.ufl_shape not in shapes:
+        allowed = " or ".join(str(s) for s in shapes)
+        raise ValueError(f"{label} has shape {expression.ufl_shape}; {allowed} allowed")
+    return expression
+
+
+def call(label: str, function: Callable, arguments: tuple) -> Value:
+    """Call a user's function with as many of ``arguments`` as it takes; errors name the term."""
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*arguments)
+    except TypeError:
+        names = [p for p in signature.parameters.values() if p.default is p.empty]
+        arguments = arguments[: len(names)]
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise TypeError(
+            f"{label}: calling {getattr(function, '__name__', function)!s} failed: {error}. "
+            "It must be written in UFL (ufl.exp, ufl.grad, ...)"
+        ) from error
+
+
+def parameters_of(expressions: Sequence[Expr]) -> dict[str, Parameter]:
+    """Return the parameters in ``expressions`` by name, in order of their making.
+
+    Raises
+    ------
+    ValueError
+        If two different parameters share a name, or one has no value.
+    """
+    found: set[Parameter] = set()
+    for expression in expressions:
+        found |= {p for p in traverse_unique_terminals(expression) if isinstance(p, Parameter)}
+    named: dict[str, Parameter] = {}
+    for parameter in sorted(found, key=lambda p: p.count()):
+        if parameter.name in named:
+            raise ValueError(f"duplicate parameter name {parameter.name!r}: two parameters of one problem share it")
+        if parameter.value is None:
+            raise ValueError(f"parameter {parameter.name!r} is undefined: it was given no value")
+        named[parameter.name] = parameter
+    return named
+
+
+@dataclass(frozen=True)
+class BoundaryCondition:
+    """What all boundary conditions share: where they hold and for which component.
+
+    ``where`` is None (the whole boundary), a callable on coordinates of shape ``(3, n)`` that returns ``(n,)``
+    booleans, or (FEM with ``facet_tags`` only) a tag or a list of tags.
+    """
+
+    def checked_component(self, components: int) -> int | None:
+        """Return the component, or raise ValueError if the state has no such component."""
+        component: int | None = getattr(self, "component", None)
+        if component is not None and not 0 <= component < components:
+            raise ValueError(
+                f"{type(self).__name__}: component {component} given; the state has {components} "
+                f"(0 to {components - 1} allowed)"
+            )
+        return component
+
+    def write(self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+        """Write boundary data on a domain: UFL of shape ``()``, or ``(m,)`` for all components of a system."""
+        scalar = components == 1 or self.checked_component(components) is not None
+        label = f"{type(self).__name__} value"
+        shapes: list[tuple[int, ...]] = [()] if scalar else [(components,)]
+        with writing_on(domain):
+            if not scalar and np.ndim(value) == 0 and not callable(value) and not isinstance(value, Expr):
+                value = np.full(components, value)
+            return _write(label, value, arguments, shapes)
+
+
+@dataclass(frozen=True)
+class Dirichlet(BoundaryCondition):
+    """``u = value``; the value is a number, array, :class:`Parameter` or callable ``(x, t)`` in UFL."""
+
+    value: Value
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Flux(BoundaryCondition):
+    """``n . F = value``, ``n`` the outward normal; value as in :class:`Dirichlet`, or callable ``(x, t, n)``."""
+
+    value: Value
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Robin(BoundaryCondition):
+    """``n . F = value - coefficient * u``; data as in :class:`Flux`, the coefficient a scalar."""
+
+    coefficient: Value
+    value: Value = 0.0
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Periodic(BoundaryCondition):
+    """Identify the two sides of a box across ``axis`` (0, 1 or 2)."""
+
+    axis: int
+
+    def __post_init__(self) -> None:
+        if self.axis not in (0, 1, 2):
+            raise ValueError(f"Periodic: axis must be 0, 1 or 2, not {self.axis!r}")
+
+
+def manufactured(equation: NPDE, exact: Callable) -> NPDE:
+    """Return ``equation`` with the source that makes ``exact(x, t)`` (UFL) its solution.
+
+    The added source is ``A u_tt + B u_t - div F(u) - S(u)`` at ``u = exact``, by symbolic differentiation
+    (the method of manufactured solutions; Roache 2002, J. Fluids Eng. 124, eq. 4).
+    """
+
+    def extra(u: Expr, x: Expr, t: Expr) -> Expr:
+        domain = ufl.domain.extract_unique_domain(x)
+        time = ufl.variable(t)
+        solution = exact(x, time)
+        rate = ufl.diff(solution, time)
+        terms = equation.terms(domain, solution, x, time)
+
+        def times(matrix: Expr, vector: Expr) -> Expr:
+            return matrix * vector if matrix.ufl_shape == () else ufl.dot(matrix, vector)
+
+        forcing = times(terms.damping, rate) + times(terms.inertia, ufl.diff(rate, time)) - terms.source
+        return forcing - ufl.div(terms.flux)
+
+    return equation.with_source(extra, name=f"manufactured {equation.name}")

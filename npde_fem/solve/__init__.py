@@ -1,0 +1,32 @@
+"""Semidiscrete operator -> trajectory."""
+
+from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.restart import restore, save
+from npde_fem.solve.schemes import (
+    IMEX,
+    RK4,
+    SDIRK2,
+    BackwardEuler,
+    CrankNicolson,
+    ForwardEuler,
+    Scheme,
+    scheme_named,
+)
+
+__all__ = [
+    "IMEX",
+    "RK4",
+    "SDIRK2",
+    "Adaptive",
+    "BackwardEuler",
+    "CrankNicolson",
+    "ForwardEuler",
+    "Scheme",
+    "Solution",
+    "SolveError",
+    "restore",
+    "save",
+    "scheme_named",
+    "solve",
+    "spectral_radius",
+]

@@ -1,0 +1,461 @@
+"""Stepping through time, and the stationary solve."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, isfinite
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from tqdm import tqdm
+
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.parallel import is_terminal
+from npde_fem.solve.newton import Newton
+from npde_fem.solve.restart import save
+from npde_fem.solve.schemes import CrankNicolson, Scheme
+from npde_fem.solve.steppers import ExplicitStepper, ImplicitStepper, make_stepper
+
+__all__ = ["Adaptive", "Solution", "SolveError", "solve", "spectral_radius"]
+
+_HALVINGS = 6
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Steps chosen by the scheme's error estimate; pass it as ``dt``.
+
+    The next step is ``dt * 0.9 * error^(-1/k)``, at most five times and at least a fifth of the last, where
+    ``error`` is the root mean square of estimate / (atol + rtol |u|) and k the estimate's order
+    (Hairer, Norsett and Wanner 1993, II.4, eq. 4.13).
+
+    Parameters
+    ----------
+    rtol, atol
+        Relative and absolute tolerance of the error of one step.
+    first
+        First step; a thousandth of the interval by default.
+    smallest
+        Below this step the solve fails.
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    first: float | None = None
+    smallest: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value > 0):
+                raise ValueError(f"Adaptive: {name} must be positive and finite, not {value}")
+
+
+class SolveError(RuntimeError):
+    """A solve that could not go on.
+
+    Attributes
+    ----------
+    time
+        Time of the last good state (NaN for a stationary solve).
+    values
+        Its values.
+    """
+
+    def __init__(self, message: str, when: float, values: Array) -> None:
+        super().__init__(message)
+        self.time, self.values = when, values
+
+
+@dataclass
+class Solution:
+    """What :func:`solve` returns.
+
+    Attributes
+    ----------
+    problem
+        The problem solved.
+    t
+        Final time (0 for a stationary problem).
+    values
+        Final state, values of the dofs this rank owns.
+    times, states
+        Observed times and the values there, shape ``(len(times), n_owned)``.
+    steps
+        Steps taken, as (time, dt), in order.
+    rejected
+        Steps that were tried and taken back.
+    newton_iterations, linear_iterations
+        Totals.
+    seconds
+        Wall time of the stepping, compilation of kernels included.
+    """
+
+    problem: Semidiscrete
+    t: float
+    values: Array
+    times: list[float] = field(default_factory=list)
+    states: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    steps: list[tuple[float, float]] = field(default_factory=list)
+    rejected: int = 0
+    newton_iterations: int = 0
+    linear_iterations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def u(self) -> Any:
+        """The final state as a function: a DOLFINx Function, or a GridFunction."""
+        return self.problem.function(self.values)
+
+    def at(self, index: int) -> Any:
+        """Return the ``index``-th observed state as a function."""
+        return self.problem.function(self.states[index])
+
+
+def solve(
+    problem: Semidiscrete,
+    u0: Any = 0.0,
+    t: tuple[float, float] | None = None,
+    dt: float | Adaptive | None = None,
+    scheme: Scheme | None = None,
+    observe: Sequence[float] | Callable[[float, Any], None] | tuple | None = None,
+    *,
+    rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
+    progress: bool = True,
+) -> Solution:
+    """Solve an equation on its mesh or grid (collective).
+
+    Parameters
+    ----------
+    problem
+        An :class:`~npde_fem.FEM` or :class:`~npde_fem.FD`.
+    u0
+        Initial state (first iterate of a stationary problem): a number, one number a component, a callable of
+        coordinates (3, n), an array of owned dofs, a function, or for FD an array over the grid. Dirichlet data
+        replaces it on its dofs.
+    t
+        Interval (t0, t1); not for a stationary problem.
+    dt
+        Largest step, or :class:`Adaptive`. Steps of equal length, at most ``dt``, lead from t0 over every observed
+        time to t1; where ``dt`` does not divide a stretch a warning says which step is taken.
+    scheme
+        Time scheme, Crank-Nicolson by default.
+    observe
+        Times at which to keep the state; or a function ``(t, u)`` called at t0 and after every step; or a pair
+        (times, function). The function ``u`` is the same object each time.
+    rescue
+        If a solve fails, its last good state is written here (see :func:`~npde_fem.solve.restart.restore`); None
+        for nowhere.
+    progress
+        Show a progress line on rank 0 if that is a terminal.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bad arguments, initial data that is not finite, negative diffusion, or an explicit step above its
+        stability limit; before any step.
+    SolveError
+        If a step fails even when halved six times, or an explicit state becomes NaN or infinite. The message names
+        time and residual.
+    """
+    begun = time.perf_counter()
+    if not isinstance(problem, Semidiscrete):
+        raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
+    if problem.equation.inertia != 0:
+        raise ValueError("solve: the equation has inertia (second order in time); no scheme here integrates it")
+    problem.update()
+    values = problem.initial(u0)
+    if problem.stationary:
+        if t is not None or dt is not None:
+            raise ValueError("solve: t and dt given, but the equation is stationary (damping = inertia = 0)")
+        problem.check_diffusion(0.0, values)
+        return _solve_stationary(problem, values, rescue, begun)
+    t0, t1 = _interval(t)
+    scheme = scheme or CrankNicolson()
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
+    step = _step(dt, t0, t1, scheme)
+    times, callback = _observation(observe, t0, t1)
+    problem.check_diffusion(t0, values)
+    stepper = make_stepper(problem, scheme)
+    stepper.start(t0, values)
+    stepper.values(values)
+    if scheme.is_explicit:
+        _check_stability(problem, scheme, t0, values, step)
+    run = _Run(problem, scheme, stepper, step, callback, rescue)
+    bar = tqdm(
+        total=t1 - t0,
+        desc=problem.equation.name,
+        disable=not (progress and is_terminal(problem.comm)),
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
+        leave=False,
+    )
+    with bar:
+        run.bar = bar
+        solution = run.through(t0, t1, times, values)
+    solution.seconds = time.perf_counter() - begun
+    return solution
+
+
+class _Run:
+    """One integration: steps, retries, observations, counts."""
+
+    def __init__(
+        self,
+        problem: Semidiscrete,
+        scheme: Scheme,
+        stepper: ExplicitStepper | ImplicitStepper,
+        dt: float | Adaptive,
+        callback: Callable[[float, Any], None] | None,
+        rescue: str | os.PathLike | None,
+    ) -> None:
+        self.problem, self.scheme, self.stepper, self.dt = problem, scheme, stepper, dt
+        self.callback, self.rescue = callback, rescue
+        self.shown: Any = None
+        self.steps: list[tuple[float, float]] = []
+        self.rejected = 0
+        self.bar: Any = None
+        self.next_dt = 0.0
+
+    def through(self, t0: float, t1: float, times: list[float], values: Array) -> Solution:
+        """Integrate from t0 to t1, stopping at ``times``; ``values`` ends as the final state."""
+        states = np.zeros((len(times), self.problem.n_owned))
+        if isinstance(self.dt, Adaptive):
+            self.next_dt = self.dt.first or (t1 - t0) / 1000
+        kept, t = 0, t0
+        self._show(t, values)
+        for stop in [*times, *([] if times and times[-1] == t1 else [t1])]:
+            if stop > t:
+                self._stretch(t, stop)
+                t = stop
+            if kept < len(times) and times[kept] == stop:
+                self.stepper.values(states[kept])
+                kept += 1
+        self.stepper.values(values)
+        newton = self.stepper.newton if isinstance(self.stepper, ImplicitStepper) else None
+        return Solution(
+            self.problem,
+            t1,
+            values,
+            times,
+            states,
+            self.steps,
+            self.rejected,
+            newton.newton_iterations if newton else 0,
+            newton.linear_iterations if newton else 0,
+        )
+
+    def _stretch(self, t: float, stop: float) -> None:
+        if isinstance(self.dt, Adaptive):
+            self._adaptive_stretch(t, stop, self.dt)
+            return
+        count = max(1, ceil((stop - t) / self.dt * (1 - 1e-10)))
+        h = (stop - t) / count
+        if self.problem.comm.rank == 0 and abs(h / self.dt - 1) > 1e-8:
+            warnings.warn(
+                f"dt = {self.dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken",
+                UserWarning,
+                stacklevel=5,
+            )
+        for k in range(count):
+            end = stop if k == count - 1 else t + (k + 1) * h
+            self._advance(t + k * h, end, 0)
+
+    def _advance(self, t: float, end: float, depth: int) -> None:
+        """Step from t to end, in halves where a step fails."""
+        if self.stepper.step(t, end - t):
+            self.stepper.accept()
+            self._done(t, end)
+            return
+        self.rejected += 1
+        if self.scheme.is_explicit or depth == _HALVINGS:
+            self._fail(t, end - t)
+        middle = 0.5 * (t + end)
+        self._advance(t, middle, depth + 1)
+        self._advance(middle, end, depth + 1)
+
+    def _adaptive_stretch(self, t: float, stop: float, control: Adaptive) -> None:
+        while t < stop:
+            h = min(self.next_dt, stop - t)
+            h = stop - t if stop - t < 1.01 * h else h
+            good = self.stepper.step(t, h)
+            error = self.stepper.error(control.atol, control.rtol) if good else np.inf
+            good = good and isfinite(error)
+            factor = 0.5 if not good else min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** (-1 / self.scheme.error_order)))
+            if good and error <= 1:
+                self.stepper.accept()
+                self._done(t, t + h)
+                t = stop if h == stop - t else t + h
+                self.next_dt = max(self.next_dt, h * factor) if h < self.next_dt else h * factor
+                continue
+            self.rejected += 1
+            self.next_dt = h * factor
+            if self.next_dt < max(control.smallest, 1e-14 * max(abs(t), abs(stop))):
+                self._fail(t, h)
+
+    def _done(self, t: float, end: float) -> None:
+        self.steps.append((t, end - t))
+        self.bar.update(end - t)
+        if self.callback is not None:
+            self._show(end, None)
+
+    def _show(self, t: float, values: Array | None) -> None:
+        if self.callback is None:
+            return
+        if values is None:
+            values = np.zeros(self.problem.n_owned)
+            self.stepper.values(values)
+        if self.shown is None:
+            self.shown = self.problem.function(values)
+        else:
+            self.problem.refill(self.shown, values)
+        self.callback(t, self.shown)
+
+    def _fail(self, t: float, dt: float) -> None:
+        values = np.zeros(self.problem.n_owned)
+        self.stepper.values(values)
+        message = f"the step from t = {t:g} with dt = {dt:.3g} failed: {self.stepper.failure}"
+        raise SolveError(message + _rescue(self.problem, values, self.rescue), t, values)
+
+
+def _rescue(problem: Semidiscrete, values: Array, path: str | os.PathLike | None) -> str:
+    """Write the last good state; return what to say about it."""
+    if path is None:
+        return ""
+    try:
+        save(problem, values, path)
+    except OSError as error:
+        return f"; the last good state could not be written ({error})"
+    return f"; the last good state is in {path}"
+
+
+def _solve_stationary(problem: Semidiscrete, values: Array, rescue: str | os.PathLike | None, begun: float) -> Solution:
+    state = problem.new_state()
+    problem.load(values, state)
+    problem.constrain(0.0, state)
+    problem.store(state, values)
+    newton = Newton(problem, "all", stationary=True)
+    if not newton.solve(0.0, values, 1.0, values, 0.0):
+        message = (
+            f"the stationary solve failed: Newton's method did not converge (SNES reason "
+            f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
+        )
+        raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
+    return Solution(
+        problem,
+        0.0,
+        np.array(newton.x.array_r),
+        newton_iterations=newton.newton_iterations,
+        linear_iterations=newton.linear_iterations,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _interval(t: Any) -> tuple[float, float]:
+    if t is None:
+        raise ValueError("solve: t = (t0, t1) is needed for an equation with a time derivative")
+    try:
+        t0, t1 = (float(v) for v in t)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"t must be a pair of numbers (t0, t1), not {t!r}") from error
+    if not (isfinite(t0) and isfinite(t1) and t0 < t1):
+        raise ValueError(f"t = ({t0:g}, {t1:g}) given; finite times with t0 < t1 allowed")
+    return t0, t1
+
+
+def _step(dt: Any, t0: float, t1: float, scheme: Scheme) -> float | Adaptive:
+    if isinstance(dt, Adaptive):
+        if not scheme.error:
+            raise ValueError(f"dt: scheme {scheme.name} has no error estimate; adaptive steps need SDIRK2")
+        return dt
+    if dt is None:
+        raise ValueError("solve: dt is needed for an equation with a time derivative")
+    try:
+        step = float(dt)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dt must be a number or Adaptive(), not {dt!r}") from error
+    if not (isfinite(step) and step > 0):
+        raise ValueError(f"dt = {step} given; a positive finite number allowed")
+    return min(step, t1 - t0)
+
+
+def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Callable[[float, Any], None] | None]:
+    callback = None
+    if isinstance(observe, tuple) and len(observe) == 2 and callable(observe[1]):
+        observe, callback = observe
+    if observe is None:
+        return [], callback
+    if callable(observe):
+        return [], observe
+    times = [float(v) for v in np.atleast_1d(observe)]
+    slack = 1e-12 * (t1 - t0)
+    for v in times:
+        if not (t0 - slack <= v <= t1 + slack):
+            raise ValueError(f"observe: time {v:g} lies outside of the run [{t0:g}, {t1:g}]")
+    if sorted(set(times)) != times:
+        raise ValueError(f"observe: times must increase, {times} given")
+    return [min(max(v, t0), t1) for v in times], callback
+
+
+def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: int = 40) -> float:
+    """Estimate the largest |eigenvalue| of ``M^-1 R'(u)`` by the nonlinear power method (collective).
+
+    Differences of rates along a rough direction that depends on coordinates only, so that every number of ranks gives
+    the same estimate (as in RKC; Sommeijer, Shampine and Verwer 1998, J. Comput. Appl. Math. 88, section 2.3). It
+    approaches the radius from below, within some percent.
+    """
+    comm = problem.comm
+
+    def norm(v: Array) -> float:
+        return float(np.sqrt(comm.allreduce(float(v @ v))))
+
+    base, state, rate_state, zero = (problem.new_state() for _ in range(4))
+    problem.load(values, base)
+    rate0, rate1 = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
+    problem.advance(t, base, zero, 1.0, t, rate_state)
+    problem.store(rate_state, rate0)
+    x = problem.coordinates()
+    extent = comm.allreduce(float(np.max(np.abs(x), initial=0.0)), op=MPI.MAX) or 1.0
+    rough = np.sin(x @ np.array([12.9898, 78.233, 37.719]) * (1000.0 / extent)) * 43758.5453
+    rough -= np.floor(rough)
+    v = np.repeat(rough - 0.5, problem.n_owned // max(1, rough.size))
+    v[problem.constrained] = 0.0
+    eps = 1e-6 * max(1.0, norm(values) / np.sqrt(problem.n_global))
+    radius = 0.0
+    for _ in range(iterations):
+        size = norm(v) / np.sqrt(problem.n_global)
+        if size == 0 or not isfinite(size):
+            return radius
+        v *= eps / size
+        problem.load(values + v, state)
+        problem.advance(t, state, zero, 1.0, t, rate_state)
+        problem.store(rate_state, rate1)
+        rate1 -= rate0
+        rate1[problem.constrained] = 0.0
+        previous, radius = radius, norm(rate1) / norm(v)
+        v[:] = rate1
+        if abs(radius - previous) < 0.005 * radius:
+            break
+    return radius
+
+
+def _check_stability(problem: Semidiscrete, scheme: Scheme, t: float, values: Array, dt: float | Adaptive) -> None:
+    radius = spectral_radius(problem, t, values)
+    if isinstance(dt, Adaptive) or radius == 0:
+        return
+    limit = scheme.stable_to / radius
+    if dt > limit * 1.0001:
+        raise ValueError(
+            f"dt = {dt:g} is above the stability limit {limit:.4g} of {scheme.name} for this problem "
+            f"(spectral radius about {radius:.4g}): take a smaller step or an implicit scheme"
+        )

@@ -1,0 +1,211 @@
+"""Nonlinear stages and stationary problems by PETSc SNES.
+
+``F(u) = M u - b - w R(u) = 0`` with the Jacobian ``M - w R'(u)``. The Jacobian is kept as long as Newton's method
+converges fast with it (chord Newton), within a step and from step to step. Everything listens to PETSc options with
+the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``, ...
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from petsc4py import PETSc
+
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+
+__all__ = ["Newton"]
+
+_TOLERANCE = 1e-10
+_CHORD_ITERATIONS = 3
+
+
+class Newton:
+    """Solver of ``M u - b - w R(u, t) = 0`` for one problem; it owns the vectors, the matrix and the SNES.
+
+    Parameters
+    ----------
+    problem
+        The semidiscrete problem.
+    part
+        The part of R that is implicit.
+    stationary
+        Solve ``R(u) = 0`` instead (w = 1, without M), by Newton with a backtracking line search.
+
+    Attributes
+    ----------
+    rate
+        R at the state last evaluated, values.
+    newton_iterations, linear_iterations
+        Totals since the making.
+    """
+
+    def __init__(self, problem: Semidiscrete, part: Part, stationary: bool = False) -> None:
+        self.problem, self.part, self.stationary = problem, part, stationary
+        self._with_state, self._with_time = problem.varies(part)
+        self.matrix = problem.new_matrix()
+        self.x, self._f = self.matrix.createVecs()
+        self.rate = np.zeros(problem.n_owned)
+        self._state, self._work = problem.new_state(), np.zeros(problem.n_owned)
+        self._evaluated, self._evaluated_at = np.full(problem.n_owned, np.nan), np.nan
+        self._b: Array = np.zeros(problem.n_owned)
+        self._w = self._t = 0.0
+        self._assembled_for: tuple[float, float] | None = None
+        self._stale = True
+        self.newton_iterations = self.linear_iterations = 0
+        self.residual_norm = 0.0
+        self.direct = False
+        self._make_snes()
+
+    def _make_snes(self) -> None:
+        snes = PETSc.SNES().create(self.problem.comm)
+        snes.setOptionsPrefix("npde_")
+        snes.setFunction(self._residual, self._f)
+        snes.setJacobian(self._jacobian, self.matrix)
+        snes.setType(PETSc.SNES.Type.NEWTONLS)
+        search = PETSc.SNESLineSearch.Type.BT if self.stationary else PETSc.SNESLineSearch.Type.BASIC
+        snes.getLineSearch().setType(search)
+        snes.setTolerances(rtol=_TOLERANCE, atol=0.0, stol=0.0, max_it=50 if self.stationary else 25)
+        # A Newton correction needs few digits, a linear solve all of them; the absolute tolerance, set a step, ends both.
+        snes.ksp.setTolerances(rtol=1e-4 if self._with_state else 1e-12, max_it=10_000)
+        self.snes = snes
+        self._configured = False
+
+    def _configure(self) -> None:
+        """Choose the linear solver, once the matrix is there to look at; options override."""
+        if self._configured:
+            return
+        ksp = self.snes.ksp
+        symmetric = self._is_symmetric()
+        ksp.setType(PETSc.KSP.Type.CG if symmetric else PETSc.KSP.Type.BCGS)
+        ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
+        if self.stationary and not symmetric:
+            ksp.setType(PETSc.KSP.Type.GMRES)
+        self.snes.setFromOptions()
+        options = PETSc.Options("npde_")
+        self._rtol = self.snes.getTolerances()[0]
+        self._set_snes_atol = not options.hasName("snes_atol")
+        self._set_ksp_atol = not options.hasName("ksp_atol")
+        self._configured = True
+
+    def _is_symmetric(self) -> bool:
+        """Compare x.Ay with y.Ax for two fixed rough vectors."""
+        x, y = self.matrix.createVecs()
+        z = x.duplicate()
+        start, end = x.getOwnershipRange()
+        index = np.arange(start, end, dtype=np.float64)
+        x.array[:] = np.sin(1.0 + 12.9898 * index) + 0.5
+        y.array[:] = np.cos(2.0 + 78.233 * index) + 0.25
+        self.matrix.mult(y, z)
+        one = x.dot(z)
+        scale = x.norm() * z.norm()
+        self.matrix.mult(x, z)
+        two = y.dot(z)
+        for vector in (x, y, z):
+            vector.destroy()
+        return bool(abs(one - two) <= 1e-12 * max(scale, 1e-300))
+
+    def use_direct_solver(self) -> None:
+        """Replace the linear solver by an LU factorisation (MUMPS where PETSc has it), with a warning."""
+        if self.problem.comm.rank == 0:
+            warnings.warn(
+                f"the iterative linear solver ({self.snes.ksp.getType()}, {self.snes.ksp.getPC().getType()}) failed; "
+                "LU takes its place. Choose a solver by PETSc options such as -npde_pc_type gamg",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        ksp = self.snes.ksp
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        ksp.getPC().setType(PETSc.PC.Type.LU)
+        if self.problem.comm.size > 1 or PETSc.Sys.hasExternalPackage("mumps"):
+            ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+        self.direct = True
+        self._stale = True
+
+    def _residual(self, snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
+        values = x.array_r
+        self.evaluate(self._t, values)
+        out = f.array
+        if self.stationary:
+            np.negative(self.rate, out=out)
+        else:
+            self.problem.mass_times(values, self._work)
+            np.subtract(self._work, self._b, out=out)
+            np.multiply(self.rate, self._w, out=self._work)
+            out -= self._work
+        out[self.problem.constrained] = 0.0
+
+    def evaluate(self, t: float, values: Array) -> None:
+        """Make :attr:`rate` the implicit rate at a state, unless it is that already."""
+        if t == self._evaluated_at and np.array_equal(values, self._evaluated):
+            return
+        self.problem.load(values, self._state)
+        self.problem.rate(t, self._state, self.rate, self.part)
+        self._evaluated[:] = values
+        self._evaluated_at = t
+
+    def _jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, j: PETSc.Mat, p: PETSc.Mat) -> None:
+        iteration = snes.getIterationNumber()
+        if not self._stale and not (self._with_state and iteration >= _CHORD_ITERATIONS):
+            return
+        self._assemble(x.array_r)
+
+    def _assemble(self, values: Array) -> None:
+        self.problem.load(values, self._state)
+        self.problem.jacobian(
+            self._t, self._state, 0.0 if self.stationary else 1.0, 1.0 if self.stationary else self._w, self.matrix, self.part
+        )
+        self._stale = self.stationary and self._with_state
+        self._assembled_for = (self._w, self._t)
+
+    def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
+        """Solve for the state; the result is in :attr:`x`.
+
+        Parameters
+        ----------
+        t
+            Time of the stage.
+        b
+            ``b``, values.
+        w
+            ``w``, the step times the scheme's coefficient.
+        guess
+            First iterate; its constrained dofs carry their prescribed values.
+        scale
+            Norm that tolerances are relative to; that of ``M u`` at the beginning of a step.
+
+        Returns
+        -------
+        bool
+            Whether Newton's method converged; if not, :attr:`residual_norm` holds where it stopped.
+        """
+        self._b, self._w, self._t = b, w, t
+        if self._assembled_for is None or self._assembled_for[0] != w or (self._with_time and self._assembled_for[1] != t):
+            self._stale = True
+        self.x.array[:] = guess
+        if not self._configured:
+            self._assemble(guess)
+            self._configure()
+        if scale > 0:
+            floor = self._rtol * scale
+            if self._set_snes_atol:
+                self.snes.setTolerances(atol=floor)
+            if self._set_ksp_atol:
+                self.snes.ksp.setTolerances(atol=0.5 * floor)
+        converged = self._run()
+        if not converged and not self.direct and self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE:
+            self.use_direct_solver()
+            self.x.array[:] = guess
+            converged = self._run()
+        return converged
+
+    def _run(self) -> bool:
+        self.snes.solve(None, self.x)
+        iterations = self.snes.getIterationNumber()
+        self.newton_iterations += iterations
+        self.linear_iterations += self.snes.getLinearSolveIterations()
+        self.residual_norm = self.snes.getFunctionNorm()
+        converged = self.snes.getConvergedReason() > 0
+        if self._with_state and (not converged or iterations > _CHORD_ITERATIONS - 1):
+            self._stale = True
+        return bool(converged)

@@ -1,0 +1,192 @@
+"""One step of any scheme: explicit ones on states with their ghosts, the others with Newton's method."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from mpi4py import MPI
+
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.solve.newton import Newton
+from npde_fem.solve.schemes import Scheme
+
+__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "make_stepper"]
+
+
+class Stepper(Protocol):
+    """Advances a state it keeps."""
+
+    failure: str
+
+    def start(self, t: float, values: Array) -> None:
+        """Begin at a state; its constrained dofs are set to their data."""
+
+    def step(self, t: float, dt: float) -> bool:
+        """Try a step; the state is as before until :meth:`accept`. Returns whether it went well, alike on all ranks."""
+
+    def accept(self) -> None:
+        """Make the result of the last step the state."""
+
+    def values(self, out: Array) -> None:
+        """Copy the state's owned dofs into ``out``."""
+
+    def error(self, atol: float, rtol: float) -> float:
+        """Weighted root-mean-square norm of the last step's error estimate, 1 at the tolerance."""
+
+
+def _combine(weights: tuple[float, ...], states: list[Array], out: Array, work: Array) -> Array:
+    """Return the weighted sum of states: one of them if its weight is all, else ``out``."""
+    used = [(w, s) for w, s in zip(weights, states, strict=False) if w]
+    if len(used) == 1 and used[0][0] == 1.0:
+        return used[0][1]
+    np.multiply(used[0][1], used[0][0], out=out)
+    for weight, state in used[1:]:
+        np.multiply(state, weight, out=work)
+        out += work
+    return out
+
+
+class ExplicitStepper:
+    """Steps of an explicit scheme, matrix-free."""
+
+    def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
+        self.problem, self.scheme, self.failure = problem, scheme, ""
+        self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
+        several = len(scheme.stages) > 1
+        self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
+        self._flag, self._all = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
+
+    def start(self, t: float, values: Array) -> None:
+        self.problem.load(values, self._states[0])
+        self.problem.constrain(t, self._states[0])
+
+    def step(self, t: float, dt: float) -> bool:
+        before, good = t, True
+        for i, stage in enumerate(self.scheme.stages):
+            now = t + stage.at * dt
+            base = _combine(stage.combine, self._states, self._base, self._work)
+            good &= self.problem.advance(
+                before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1]
+            )
+            before = now
+        self._flag[0] = good
+        self.problem.comm.Allreduce(self._flag, self._all, op=MPI.MIN)
+        if not self._all[0]:
+            self.failure = "the state became NaN or infinite"
+        return bool(self._all[0])
+
+    def accept(self) -> None:
+        self._states[0], self._states[-1] = self._states[-1], self._states[0]
+
+    def values(self, out: Array) -> None:
+        self.problem.store(self._states[0], out)
+
+    def error(self, atol: float, rtol: float) -> float:
+        raise ValueError(f"{self.scheme.name} has no error estimate")
+
+
+class ImplicitStepper:
+    """Steps of an implicit or IMEX scheme: each stage is a nonlinear solve that starts from an extrapolation."""
+
+    def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
+        n = problem.n_owned
+        self.problem, self.scheme, self.failure = problem, scheme, ""
+        self._implicit_part: Part = "flux" if scheme.is_split else "all"
+        self.newton = Newton(problem, self._implicit_part)
+        self._u = [np.zeros(n) for _ in range(len(scheme.stages) + 1)]
+        self._base, self._work, self._b = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._source = np.zeros(n)
+        self._guess, self._state = np.zeros(n), problem.new_state()
+        self._previous = [np.zeros(n), np.zeros(n)]
+        self._steps_known: list[float] = []
+        self._last_dt = 0.0
+
+    def start(self, t: float, values: Array) -> None:
+        self.problem.load(values, self._state)
+        self.problem.constrain(t, self._state)
+        self.problem.store(self._state, self._u[0])
+        self._steps_known.clear()
+
+    def _scale(self) -> float:
+        self.problem.mass_times(self._u[0], self._work)
+        return float(np.sqrt(self.problem.comm.allreduce(self._work @ self._work)))
+
+    def _extrapolate(self, fraction: float, dt: float) -> None:
+        """First guess of a stage from the last two or three states (Lagrange extrapolation)."""
+        u, known = self._u[0], self._steps_known
+        s = fraction * dt
+        np.copyto(self._guess, u)
+        if len(known) == 1:
+            np.subtract(u, self._previous[0], out=self._work)
+            self._work *= s / known[0]
+            self._guess += self._work
+        elif len(known) == 2:
+            h1, h2 = known[0], known[0] + known[1]
+            at_u = (s + h1) * (s + h2) / (h1 * h2)
+            at_1 = s * (s + h2) / (h1 * (h1 - h2))
+            at_2 = s * (s + h1) / (h2 * (h2 - h1))
+            self._guess *= at_u
+            np.multiply(self._previous[0], at_1, out=self._work)
+            self._guess += self._work
+            np.multiply(self._previous[1], at_2, out=self._work)
+            self._guess += self._work
+
+    def step(self, t: float, dt: float) -> bool:
+        problem, newton = self.problem, self.newton
+        scale, before = self._scale(), t
+        self._last_dt = dt
+        for i, stage in enumerate(self.scheme.stages):
+            now = t + stage.at * dt
+            base = _combine(stage.combine, self._u, self._base, self._work)
+            problem.mass_times(base, self._b)
+            if stage.explicit:
+                problem.load(self._u[i], self._state)
+                problem.rate(before, self._state, self._source, "source")
+                self._source *= dt * stage.explicit
+                self._b += self._source
+            if stage.lagged:
+                newton.evaluate(before, self._u[i])
+                np.multiply(newton.rate, dt * stage.lagged, out=self._work)
+                self._b += self._work
+            self._extrapolate(stage.at, dt)
+            problem.load(self._guess, self._state)
+            problem.constrain(now, self._state)
+            problem.store(self._state, self._guess)
+            if not newton.solve(now, self._b, dt * stage.implicit, self._guess, scale):
+                reason = newton.snes.getConvergedReason()
+                self.failure = (
+                    f"Newton's method did not converge (SNES reason {reason}, residual {newton.residual_norm:.3e}, "
+                    f"scale {scale:.3e})"
+                )
+                return False
+            self._u[i + 1][:] = newton.x.array_r
+            before = now
+        return True
+
+    def accept(self) -> None:
+        self._previous[1], self._previous[0] = self._previous[0], self._previous[1]
+        self._previous[0][:] = self._u[0]
+        self._steps_known = [self._last_dt, *self._steps_known][:2]
+        self._u[0], self._u[-1] = self._u[-1], self._u[0]
+
+    def values(self, out: Array) -> None:
+        out[:] = self._u[0]
+
+    def error(self, atol: float, rtol: float) -> float:
+        self._base[:] = 0.0
+        for weight, u in zip(self.scheme.error, self._u, strict=True):
+            np.multiply(u, weight, out=self._work)
+            self._base += self._work
+        np.abs(self._u[-1], out=self._work)
+        self._work *= rtol
+        self._work += atol
+        self._base /= self._work
+        self._base[self.problem.constrained] = 0.0
+        total = self.problem.comm.allreduce(float(self._base @ self._base))
+        return float(np.sqrt(total / max(1, self.problem.unknowns)))
+
+
+def make_stepper(problem: Semidiscrete, scheme: Scheme) -> ExplicitStepper | ImplicitStepper:
+    """Return the stepper a scheme needs."""
+    return ExplicitStepper(problem, scheme) if scheme.is_explicit else ImplicitStepper(problem, scheme)
