@@ -235,7 +235,12 @@ def _blur(
     deviation = np.maximum(smoothing, 0.4 * size / spacing)
     margin = int(np.ceil(2 * deviation.max())) + 1
     values = ndimage.gaussian_filter(np.pad(mask, margin).astype(np.float64), deviation, mode="constant")
-    slope = np.linalg.norm(np.gradient(values), axis=0).clip(1e-12)
+    # The steeper of the two sides along each axis, so that 1/2 is the one right level of an unblurred mask.
+    rises = (
+        np.maximum(*(np.abs(np.diff(values, axis=axis, **{end: 0})) for end in ("prepend", "append")))
+        for axis in range(mask.ndim)
+    )
+    slope = np.sqrt(sum(rise**2 for rise in rises)).clip(1e-12)
 
     def excess(level: float) -> float:
         # The share of a voxel that lies inside, for a plane level set through it.

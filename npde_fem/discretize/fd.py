@@ -720,6 +720,23 @@ class FD(Semidiscrete):
         """Return values as a :class:`GridFunction`."""
         return GridFunction(self.layout, values.copy(), self.components, name or "u")
 
+    def inside(self, ghosted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
+        return self._mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
+
+    def interpolate(self, function: Callable, t: float = 0.0) -> Array:
+        s = self._symbols
+        expression = self._bind(BoundaryCondition().write(function, self.components, self._domain, s.x, s.t))
+        everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
+        values = self._evaluator(expression, everywhere)[0](t, None)
+        return np.where(self._inside[:, None], values, 0.0).reshape(-1)
+
+    def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:
+        difference = (values - self.interpolate(exact, t)).reshape(-1, self.components)
+        square = float(np.sum(self.volumes[:, None] * difference**2))
+        largest = float(np.max(np.abs(difference), initial=0.0))
+        return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
+
     def refill(self, function: GridFunction, values: Array) -> None:
         function.values[:] = values
 

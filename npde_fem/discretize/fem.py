@@ -27,7 +27,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 from npde_fem.discretize.data import evaluate_callable, finite, select
 from npde_fem.discretize.jit import form_options
-from npde_fem.discretize.scalar import lower, partial
+from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.equation import (
     NPDE,
@@ -373,7 +373,10 @@ class FEM(Semidiscrete):
         cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
         worst, where = 0.0, None
         for component, expression in enumerate(self.__dict__["diffusion"]):
-            d = expression.eval(self.mesh, cells).reshape(-1, self.dim, self.dim)
+            if isinstance(expression, np.ndarray):
+                d = expression[None] if cells.size else expression[:0, None]
+            else:
+                d = expression.eval(self.mesh, cells).reshape(-1, self.dim, self.dim)
             if not d.size:
                 continue
             lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
@@ -388,8 +391,8 @@ class FEM(Semidiscrete):
                     f"near x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
                 )
 
-    def _diffusion_expressions(self) -> list[fem.Expression]:
-        """dF/d(grad u) of each component at the cells' midpoints."""
+    def _diffusion_expressions(self) -> list[fem.Expression | Array]:
+        """dF/d(grad u) of each component: at the cells' midpoints, or as one matrix where it is a number."""
         gradient = ufl.Coefficient(
             ufl.FunctionSpace(self.mesh.ufl_domain(), _gradient_element(self.space, ufl.grad(self._u).ufl_shape))
         )
@@ -401,10 +404,16 @@ class FEM(Semidiscrete):
         midpoint = dolfinx.cpp.mesh.CellType
         simplex = self.mesh.topology.cell_type in (midpoint.interval, midpoint.triangle, midpoint.tetrahedron)
         point = np.full((1, tdim), 1 / (tdim + 1) if simplex else 0.5)
-        return [
-            fem.Expression(ufl.as_tensor(b), point, comm=self.comm, jit_options=form_options(), dtype=np.float64)
-            for b in blocks
-        ]
+        found: list[fem.Expression | Array] = []
+        for block in (lower(ufl.as_tensor(b)) for b in blocks):
+            if ufl.domain.extract_domains(block):
+                found.append(fem.Expression(block, point, comm=self.comm, jit_options=form_options(), dtype=np.float64))
+            else:
+                matrix = np.zeros((self.dim, self.dim))
+                for index, part in components(block).items():
+                    matrix[index] = part(())
+                found.append(matrix)
+        return found
 
     def new_state(self) -> Array:
         return np.zeros(self.n_owned)
@@ -582,6 +591,28 @@ class FEM(Semidiscrete):
         function = fem.Function(self.space, name=name or "u")
         self.refill(function, values)
         return function
+
+    def _write_exact(self, function: Callable) -> Expr:
+        domain = self.mesh.ufl_domain()
+        return self._bind(BoundaryCondition().write(function, self.components, domain, self._x, self._t))
+
+    def interpolate(self, function: Callable, t: float = 0.0) -> Array:
+        points = self.space.element.interpolation_points
+        data = self._write_exact(function)
+        expression = fem.Expression(data, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
+        self._t.value = t
+        found = fem.Function(self.space)
+        found.interpolate(expression)
+        return found.x.array[: self.n_owned].copy()
+
+    def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:
+        self._set_state(t, values)
+        difference = self._u - self._write_exact(exact)
+        degree = 2 * self.space.ufl_element().degree + 3
+        dx = ufl.Measure("dx", domain=self.mesh, metadata={"quadrature_degree": degree})
+        square = fem.assemble_scalar(self._compile(ufl.inner(difference, difference) * dx))
+        largest = float(np.max(np.abs(values - self.interpolate(exact, t)), initial=0.0))
+        return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: fem.Function, values: Array) -> None:
         function.x.array[: self.n_owned] = values

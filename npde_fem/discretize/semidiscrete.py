@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -125,6 +126,18 @@ class Semidiscrete(ABC):
     @abstractmethod
     def refill(self, function: Any, values: Array) -> None:
         """Put values into a function that :meth:`function` made."""
+
+    @abstractmethod
+    def interpolate(self, function: Callable, t: float = 0.0) -> Array:
+        """Return the values of a UFL callable ``(x, t)`` at the owned dofs."""
+
+    @abstractmethod
+    def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:
+        """Return L2 norm and largest nodal value of ``u - exact`` (UFL callable ``(x, t)``) over all ranks.
+
+        The L2 norm is that of the function, by quadrature of degree 2p + 3 (FEM), or that of the nodal values weighted
+        by control volumes (FD).
+        """
 
     @abstractmethod
     def total(self, values: Array) -> Array:

@@ -1,0 +1,58 @@
+# Needs Python >= 3.12, a C compiler and make. Everything else goes into .venv. `make help` lists the targets.
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MANIFESTS := pyproject.toml packaging/fenics-dolfinx/pyproject.toml
+# folders too: their time changes when a file in them is added or removed
+SOURCES := $(shell find npde_fem -name __pycache__ -prune -o -print)
+BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
+
+.PHONY: help install demo test lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "make TARGET PYTHON=python3.12 builds .venv with that Python"
+
+install: $(STAMP) ## make .venv and install npde_fem with all it needs
+
+demo: install ## run the demos; their pictures go to figures/
+	$(BIN)/python demos/glioma.py --output figures
+	$(BIN)/python demos/scratch_assay.py --output figures
+	$(BIN)/python demos/gray_scott.py --output figures
+
+test: lint ## check the sources, then run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lint: install ## ruff, mypy and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## run the benchmarks, with the packages they compare with
+	$(BIN)/pip install ".[benchmark]"
+	for script in $(BENCHMARKS); do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv, figures and caches
+	rm -rf $(VENV) figures build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A changed source needs only the package anew, from what is there already; a changed manifest everything.
+$(STAMP): $(MANIFESTS) $(SOURCES)
+	$(if $(filter $(MANIFESTS),$?),$(install-all),$(install-package))
+	@touch $@
+
+define install-all
+@command -v "$(PYTHON)" >/dev/null || { echo "There is no '$(PYTHON)' here. Python 3.12 or newer is needed; \
+name it, for example: make install PYTHON=python3.12" >&2; exit 1; }
+@"$(PYTHON)" packaging/preflight.py
+"$(PYTHON)" -m venv $(VENV)
+$(BIN)/pip install ./packaging/fenics-dolfinx ".[test]"
+endef
+
+define install-package
+$(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+endef
