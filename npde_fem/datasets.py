@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from npde_fem.parallel import on_root
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -27,7 +28,6 @@ __all__ = [
     "DataUnavailable",
     "ScratchAssay",
     "brain",
-    "on_root",
     "read_scratch_assay",
     "scratch_assay",
 ]
@@ -55,49 +55,6 @@ class DataUnavailable(FileNotFoundError):
 
 class DataCorrupted(ValueError):
     """A downloaded file is not the published one: its checksum differs."""
-
-
-def on_root(comm: MPI.Comm | None, work: Callable[[], Any]) -> Any:
-    """Do ``work`` on rank 0 and give its result, or its error, to all ranks.
-
-    Parameters
-    ----------
-    comm
-        Communicator whose rank 0 works (collective call), or None: the caller works alone, without MPI.
-    work
-        Function without arguments. Its result must be picklable.
-
-    Returns
-    -------
-    Any
-        What ``work`` returned: the same value on every rank.
-
-    Raises
-    ------
-    Exception
-        What ``work`` raised, on every rank alike, so that no rank is left waiting for another.
-    """
-    if comm is None or comm.size == 1:
-        return work()
-    result, error = None, None
-    if comm.rank == 0:
-        try:
-            result = work()
-        except Exception as raised:  # noqa: BLE001 - whatever it is, the other ranks wait for it
-            error = _portable(raised)
-    result, error = comm.bcast((result, error), root=0)
-    if error is not None:
-        raise error
-    return result
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself if it can travel to another rank, else one with the same words."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - a foreign class may raise anything while pickled
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def _frozen(values: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Any:

@@ -11,7 +11,8 @@ knows a mesh, a grid or a solver; :mod:`npde_fem.discretize` does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import basix.ufl
 import numpy as np
 import ufl
+from ufl.constantvalue import ScalarValue
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
 
@@ -70,6 +72,16 @@ def writing_on(domain: ufl.Mesh) -> Iterator[None]:
         _writing_on.reset(token)
 
 
+def as_numbers(label: str, value: Value) -> np.ndarray:
+    """Return a new float64 array of what is given, or raise TypeError if it is not made of numbers."""
+    try:
+        if value is None:
+            raise TypeError("None is no number")
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
+
+
 class Parameter(ufl.Coefficient):
     """A number, vector, matrix or field in an equation: the symbol, its first value and its bounds.
 
@@ -116,13 +128,20 @@ class Parameter(ufl.Coefficient):
             raise TypeError(f"Parameter name must be a non-empty string, not {name!r}")
         if callable(value) and not field:
             raise TypeError(f"Parameter {name!r}: a callable value needs field=True (or the field's element)")
-        lower, upper = bounds
+        try:
+            lower, upper = (None if b is None else float(b) for b in bounds)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"Parameter {name!r}: bounds must be a pair of numbers (or None), not {bounds!r}"
+            ) from error
+        if np.isnan([b for b in (lower, upper) if b is not None]).any():
+            raise ValueError(f"Parameter {name!r}: bounds {bounds} given; numbers or None allowed, not NaN")
         if lower is not None and upper is not None and not lower < upper:
-            raise ValueError(f"Parameter {name!r}: bounds cross: lower {lower} is not below upper {upper}")
+            raise ValueError(f"Parameter {name!r}: bounds cross: lower {lower:g} is not below upper {upper:g}")
         self.name, self.is_field, self.bounds = name, bool(field), (lower, upper)
         self.element: tuple | None = field if isinstance(field, tuple) else None
         if not self.is_field and value is not None:
-            value = np.array(value, dtype=np.float64)
+            value = as_numbers(f"Parameter {name!r}", value)
             shape = value.shape
         if len(shape) > 2:
             raise ValueError(f"Parameter {name!r}: shape {shape} given; scalar, vector or matrix allowed")
@@ -140,7 +159,7 @@ class Parameter(ufl.Coefficient):
     @value.setter
     def value(self, value: Value) -> None:
         if not callable(value):
-            value = np.array(value, dtype=np.float64)
+            value = as_numbers(f"Parameter {self.name!r}", value)
             if not self.is_field and value.shape != self.ufl_shape:
                 raise ValueError(
                     f"Parameter {self.name!r}: value of shape {value.shape} given, {self.ufl_shape} allowed"
@@ -300,6 +319,9 @@ def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ..
             f"{label} must give a UFL expression or a number, not {result!r} of type {type(result).__name__}; "
             "use functions of ufl such as ufl.exp, not numpy"
         ) from error
+    for terminal in traverse_unique_terminals(expression):
+        if isinstance(terminal, ScalarValue) and not np.isfinite(complex(terminal)):
+            raise ValueError(f"{label} contains the number {terminal}; finite numbers allowed")
     if expression.ufl_free_indices:
         raise ValueError(f"{label} has free indices {expression.ufl_free_indices}; bind them with as_tensor")
     if expression == 0 and () in shapes:
@@ -313,7 +335,15 @@ def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ..
 
 
 def call(label: str, function: Callable, arguments: tuple) -> Value:
-    """Call a user's function with as many of ``arguments`` as it takes; errors name the term."""
+    """Call a user's function with as many of ``arguments`` as it takes; errors name the term.
+
+    Raises
+    ------
+    ValueError
+        If UFL finds that shapes or indices do not fit, as where a tensor has another dimension than the domain.
+    TypeError
+        If the function fails otherwise.
+    """
     try:
         signature = inspect.signature(function)
         signature.bind(*arguments)
@@ -323,9 +353,12 @@ def call(label: str, function: Callable, arguments: tuple) -> Value:
     try:
         return function(*arguments)
     except Exception as error:
-        raise TypeError(
-            f"{label}: calling {getattr(function, '__name__', function)!s} failed: {error}. "
-            "It must be written in UFL (ufl.exp, ufl.grad, ...)"
+        kind = ValueError if isinstance(error, ValueError | IndexError) else TypeError
+        domain = _writing_on.get()
+        where = "" if domain is None else f" in {domain.geometric_dimension} dimensions"
+        raise kind(
+            f"{label}: calling {getattr(function, '__name__', function)!s}{where} failed: {error}. "
+            "It must be written in UFL (ufl.exp, ufl.grad, ...), not numpy, in as many dimensions as the domain has"
         ) from error
 
 
@@ -361,22 +394,44 @@ class BoundaryCondition:
     def checked_component(self, components: int) -> int | None:
         """Return the component, or raise ValueError if the state has no such component."""
         component: int | None = getattr(self, "component", None)
-        if component is not None and not 0 <= component < components:
+        if component is None:
+            return None
+        try:
+            component = operator.index(component)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(self).__name__}: component must be an integer or None, not {component!r}"
+            ) from error
+        if not 0 <= component < components:
             raise ValueError(
                 f"{type(self).__name__}: component {component} given; the state has {components} "
                 f"(0 to {components - 1} allowed)"
             )
         return component
 
-    def write(self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+    def write(
+        self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr, name: str = "value"
+    ) -> Expr:
         """Write boundary data on a domain: UFL of shape ``()``, or ``(m,)`` for all components of a system."""
         scalar = components == 1 or self.checked_component(components) is not None
-        label = f"{type(self).__name__} value"
+        label = f"{type(self).__name__} {name}"
         shapes: list[tuple[int, ...]] = [()] if scalar else [(components,)]
         with writing_on(domain):
             if not scalar and np.ndim(value) == 0 and not callable(value) and not isinstance(value, Expr):
                 value = np.full(components, value)
             return _write(label, value, arguments, shapes)
+
+
+def checked_conditions(bcs: Any, components: int) -> list[BoundaryCondition]:
+    """Return boundary conditions as a list, or raise TypeError or ValueError if they are not fit for a state."""
+    if isinstance(bcs, BoundaryCondition | str) or not isinstance(bcs, Iterable):
+        raise TypeError(f"bcs must be a list of boundary conditions, not {bcs!r}")
+    conditions = list(bcs)
+    for bc in conditions:
+        if not isinstance(bc, BoundaryCondition):
+            raise TypeError(f"bcs: boundary conditions such as Dirichlet(0.0) allowed, {bc!r} given")
+        bc.checked_component(components)
+    return conditions
 
 
 @dataclass(frozen=True)

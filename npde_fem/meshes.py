@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from npde_fem.datasets import on_root
+from npde_fem.parallel import on_root
 
 import numpy as np
 import numpy.typing as npt

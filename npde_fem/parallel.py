@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from mpi4py import MPI
 
-__all__ = ["alike", "end_job_on_exception", "is_terminal", "say"]
+__all__ = ["alike", "end_job_on_exception", "is_terminal", "on_root", "say"]
 
 
 @contextmanager
 def alike(comm: MPI.Comm) -> Iterator[None]:
     """Run rank-local work; if it raises on any rank, raise on every rank (collective on ``comm``).
 
-    A rank whose own work went well raises the error of the lowest rank that failed. The work inside must not
-    communicate.
+    The error is that of the lowest rank that failed; another rank that failed raises its own if it is of the same
+    type, so that all ranks can catch it alike. The work inside must not communicate.
     """
     error: Exception | None = None
     try:
@@ -32,15 +34,10 @@ def alike(comm: MPI.Comm) -> Iterator[None]:
     first = comm.allreduce(comm.size if error is None else comm.rank, op=MPI.MIN)
     if first == comm.size:
         return
-    message = comm.bcast((type(error), str(error)) if comm.rank == first else None, root=first)
-    if error is not None:
+    told = comm.bcast(_portable(error) if comm.rank == first and error is not None else None, root=first)
+    if error is not None and type(error) is type(told):
         raise error
-    kind, text = message
-    try:
-        remote = kind(text)
-    except TypeError:
-        remote = RuntimeError(text)
-    raise remote
+    raise told from error
 
 
 def end_job_on_exception() -> None:
@@ -66,3 +63,46 @@ def say(comm: MPI.Comm, text: str) -> None:
     """Print ``text`` on rank 0."""
     if comm.rank == 0:
         print(text, flush=True)
+
+
+def on_root(comm: MPI.Comm | None, work: Callable[[], Any]) -> Any:
+    """Do ``work`` on rank 0 and give its result, or its error, to all ranks.
+
+    Parameters
+    ----------
+    comm
+        Communicator whose rank 0 works (collective call), or None: the caller works alone, without MPI.
+    work
+        Function without arguments. Its result must be picklable.
+
+    Returns
+    -------
+    Any
+        What ``work`` returned: the same value on every rank.
+
+    Raises
+    ------
+    Exception
+        What ``work`` raised, on every rank alike, so that no rank is left waiting for another.
+    """
+    if comm is None or comm.size == 1:
+        return work()
+    result, error = None, None
+    if comm.rank == 0:
+        try:
+            result = work()
+        except Exception as raised:  # noqa: BLE001 - whatever it is, the other ranks wait for it
+            error = _portable(raised)
+    result, error = comm.bcast((result, error), root=0)
+    if error is not None:
+        raise error
+    return result
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it can travel to another rank, else one with the same words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a foreign class may raise anything while pickled
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -43,6 +43,8 @@ from npde_fem.equation import (
     Robin,
     Terms,
     abstract_domain,
+    as_numbers,
+    checked_conditions,
     parameters_of,
 )
 from npde_fem.parallel import alike
@@ -110,12 +112,13 @@ class FD(Semidiscrete):
     method = "fd"
 
     def __init__(self, equation: NPDE, grid: Grid, bcs: Sequence[BoundaryCondition] = ()) -> None:
+        if not isinstance(equation, NPDE):
+            raise TypeError(f"equation must be an NPDE, not {equation!r}")
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid must be a Grid, not {type(grid).__name__}: {grid!r}")
         self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
         self.components = m = equation.components
-        for bc in bcs:
-            if not isinstance(bc, BoundaryCondition):
-                raise TypeError(f"bcs: boundary conditions expected, got {bc!r}")
-            bc.checked_component(m)
+        bcs = checked_conditions(bcs, m)
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
         if any(axis >= self.dim for axis in periodic_axes):
             raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
@@ -152,6 +155,8 @@ class FD(Semidiscrete):
         self._bound: dict[Expr, Expr] = {}
         self._symbols = Symbols(self.dim, m, u, x, t, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
+        for label, term in zip(Terms._fields, self._terms, strict=True):
+            self._evaluator_source(label, term)
         self._in_time = any(t in set(traverse_unique_terminals(e)) for e in self._terms[:2])
         if any(t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
@@ -331,8 +336,10 @@ class FD(Semidiscrete):
 
     def _some(self, label: str, count: int) -> None:
         if not self.comm.allreduce(count):
+            axes = [a for a, periodic in enumerate(self.layout.periodic) if periodic]
             raise ValueError(
                 f"{label}: the marker selects nothing on the boundary of the grid from {self.grid.lower} to {self.grid.upper}"
+                + (f", which has none across its periodic axes {axes}" if axes else "")
             )
 
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
@@ -347,7 +354,7 @@ class FD(Semidiscrete):
         where = self._points(points[chosen], x[:, chosen])
         component = bc.checked_component(self.components)
         components = list(range(self.components)) if component is None else [component]
-        return _Prescribed(where, components, *self._evaluator(data, where))
+        return _Prescribed(where, components, *self._evaluator("Dirichlet value", data, where))
 
     def _open_faces(self, bc: Flux | Robin) -> _Exchange:
         label, layout, h = type(bc).__name__, self.layout, self.grid.spacing
@@ -377,21 +384,30 @@ class FD(Semidiscrete):
         component = bc.checked_component(self.components)
         components = list(range(self.components)) if component is None else [component]
         value = self._bind(bc.write(bc.value, self.components, self._domain, s.x, s.t, s.normal))
-        evaluate, in_time = self._evaluator(value, where)
+        evaluate, in_time = self._evaluator(f"{label} value", value, where)
         coefficient, coefficient_in_time = None, False
         if isinstance(bc, Robin):
-            alpha = self._bind(bc.write(bc.coefficient, 1, self._domain, s.x, s.t, s.normal))
-            coefficient, coefficient_in_time = self._evaluator(alpha, where)
+            alpha = self._bind(bc.write(bc.coefficient, 1, self._domain, s.x, s.t, s.normal, name="coefficient"))
+            coefficient, coefficient_in_time = self._evaluator("Robin coefficient", alpha, where)
         self._in_time = self._in_time or in_time or coefficient_in_time
         return _Exchange(where, area[chosen], components, evaluate, coefficient, coefficient_in_time)
 
-    def _evaluator(self, expression: Expr, points: _Points) -> tuple[Callable[[float, Array | None], Array], bool]:
+    def _evaluator_source(self, label: str, expression: Expr) -> str:
+        """Return :func:`evaluator_source`; an error for what cannot be evaluated on a grid names the term."""
+        try:
+            return evaluator_source(self._symbols, expression)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from error
+
+    def _evaluator(
+        self, label: str, expression: Expr, points: _Points
+    ) -> tuple[Callable[[float, Array | None], Array], bool]:
         """Compile an expression to a function of (t, state) that gives its values at points, shape (n, size).
 
         The second result says whether it depends on time.
         """
         expression = lower(expression)
-        source = evaluator_source(self._symbols, expression)
+        source = self._evaluator_source(label, expression)
         function = compile_c(self.comm, source).evaluate
         size = int(np.prod(expression.ufl_shape, dtype=int))
         out = np.zeros((points.flat.size, size))
@@ -455,7 +471,7 @@ class FD(Semidiscrete):
         flat = np.arange(min(1, self.layout.n_points)) if everywhere else np.arange(self.layout.n_points)
         points = self._points(flat, self.layout.coordinates()[:, flat])
         if "damping" not in self.__dict__:
-            self.__dict__["damping"] = self._evaluator(damping, points)[0]
+            self.__dict__["damping"] = self._evaluator("damping", damping, points)[0]
         values = self.__dict__["damping"](0.0, None).copy()
         finite("damping", values)
         shape = damping.ufl_shape
@@ -483,13 +499,16 @@ class FD(Semidiscrete):
         m, layout = self.components, self.layout
         with alike(self.comm):
             if isinstance(u0, GridFunction):
-                flat = u0.values.copy()
-                if flat.size != self.n_owned:
-                    raise ValueError(f"u0: a grid function of {flat.size} values given; this rank owns {self.n_owned}")
+                flat, other = u0.values.copy(), u0.layout
+                if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
+                    raise ValueError(
+                        f"u0: a grid function of {u0.components} components on {other.points} points given; {m} components "
+                        f"on {layout.points} points, spread alike over the ranks, allowed"
+                    )
             elif callable(u0):
                 flat = evaluate_callable("u0", u0, layout.coordinates(), self.equation.state_shape).reshape(-1)
             else:
-                array = np.asarray(u0, dtype=np.float64)
+                array = as_numbers("u0", u0)
                 if array.shape in {(), self.equation.state_shape}:
                     flat = np.broadcast_to(array, (layout.n_points, m)).reshape(-1).copy()
                 elif array.shape == (self.n_owned,) and array.shape not in {layout.grid.shape, layout.points}:
@@ -508,7 +527,7 @@ class FD(Semidiscrete):
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
         if "diffusion" not in self.__dict__:
             everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
-            self.__dict__["diffusion"] = [self._evaluator(ufl.as_tensor(b), everywhere)[0] for b in blocks]
+            self.__dict__["diffusion"] = [self._evaluator("flux", ufl.as_tensor(b), everywhere)[0] for b in blocks]
         self.load(values, self._buffer)
         worst, where = 0.0, None
         for component, evaluate in enumerate(self.__dict__["diffusion"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,9 +49,20 @@ class Grid:
     mask: npt.NDArray[np.bool_] | Callable | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("shape", int), ("lower", float), ("upper", float)):
+        if not isinstance(self.comm, MPI.Comm):
+            raise TypeError(f"Grid: comm must be an MPI communicator, not {self.comm!r}")
+        kinds: tuple[tuple[str, Callable, str], ...] = (
+            ("shape", operator.index, "integers"),
+            ("lower", float, "numbers"),
+            ("upper", float, "numbers"),
+        )
+        for name, kind, what in kinds:
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(kind(v) for v in np.atleast_1d(np.asarray(value))))
+            try:
+                entries = tuple(kind(v) for v in np.atleast_1d(np.asarray(value)))
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"Grid: {name} must be {what}, one for each axis, not {value!r}") from error
+            object.__setattr__(self, name, entries)
         if not 1 <= len(self.shape) <= 3:
             raise ValueError(f"Grid: shape {self.shape} has {len(self.shape)} axes; 1, 2 or 3 allowed")
         if not len(self.shape) == len(self.lower) == len(self.upper):

@@ -382,7 +382,8 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
     ``out`` has shape (owned points, ns, m, m).
     """
     m, d = s.components, s.dim
-    gradient = ufl.Coefficient(ufl.FunctionSpace(s.u.ufl_domain(), _gradient_element(s)))
+    domain = ufl.domain.extract_unique_domain(s.u)
+    gradient = ufl.Coefficient(ufl.FunctionSpace(domain, _gradient_element(s)))
     whole_gradient = ufl.grad(s.u)
 
     def derivatives(e: Expr) -> tuple[Expr, Expr]:
@@ -472,7 +473,7 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
 
 
 def _gradient_element(s: Symbols) -> object:
-    cell = s.u.ufl_domain().ufl_cell().cellname
+    cell = ufl.domain.extract_unique_domain(s.u).ufl_cell().cellname
     return basix.ufl.element("Lagrange", cell, 5, shape=ufl.grad(s.u).ufl_shape)
 
 

@@ -94,7 +94,9 @@ class Solution:
     newton_iterations, linear_iterations
         Totals.
     seconds
-        Wall time of the stepping, compilation of kernels included.
+        Wall time of the solve, compilation of kernels included.
+    assembly_seconds
+        The part of it spent in evaluating rates, assembling matrices and applying the mass matrix.
     """
 
     problem: Semidiscrete
@@ -107,6 +109,7 @@ class Solution:
     newton_iterations: int = 0
     linear_iterations: int = 0
     seconds: float = 0.0
+    assembly_seconds: float = 0.0
 
     @property
     def u(self) -> Any:
@@ -148,7 +151,8 @@ def solve(
         Time scheme, Crank-Nicolson by default.
     observe
         Times at which to keep the state; or a function ``(t, u)`` called at t0 and after every step; or a pair
-        (times, function). The function ``u`` is the same object each time.
+        (times, function): the states are kept and the function is called at these times only. ``u`` is the same
+        object each time.
     rescue
         If a solve fails, its last good state is written here (see :func:`~npde_fem.solve.restart.restore`); None
         for nowhere.
@@ -226,6 +230,8 @@ class _Run:
         self.rejected = 0
         self.bar: Any = None
         self.next_dt = 0.0
+        self.each_step = True
+        self.current = np.zeros(problem.n_owned)
 
     def through(self, t0: float, t1: float, times: list[float], values: Array) -> Solution:
         """Integrate from t0 to t1, stopping at ``times``; ``values`` ends as the final state."""
@@ -233,13 +239,16 @@ class _Run:
         if isinstance(self.dt, Adaptive):
             self.next_dt = self.dt.first or (t1 - t0) / 1000
         kept, t = 0, t0
-        self._show(t, values)
+        self.each_step = not times
+        if self.each_step:
+            self._show(t, values)
         for stop in [*times, *([] if times and times[-1] == t1 else [t1])]:
             if stop > t:
                 self._stretch(t, stop)
                 t = stop
             if kept < len(times) and times[kept] == stop:
                 self.stepper.values(states[kept])
+                self._show(stop, states[kept])
                 kept += 1
         self.stepper.values(values)
         newton = self.stepper.newton if isinstance(self.stepper, ImplicitStepper) else None
@@ -253,6 +262,7 @@ class _Run:
             self.rejected,
             newton.newton_iterations if newton else 0,
             newton.linear_iterations if newton else 0,
+            assembly_seconds=self.stepper.assembly_seconds,
         )
 
     def _stretch(self, t: float, stop: float) -> None:
@@ -306,15 +316,13 @@ class _Run:
     def _done(self, t: float, end: float) -> None:
         self.steps.append((t, end - t))
         self.bar.update(end - t)
-        if self.callback is not None:
-            self._show(end, None)
+        if self.each_step and self.callback is not None:
+            self.stepper.values(self.current)
+            self._show(end, self.current)
 
-    def _show(self, t: float, values: Array | None) -> None:
+    def _show(self, t: float, values: Array) -> None:
         if self.callback is None:
             return
-        if values is None:
-            values = np.zeros(self.problem.n_owned)
-            self.stepper.values(values)
         if self.shown is None:
             self.shown = self.problem.function(values)
         else:
@@ -358,6 +366,7 @@ def _solve_stationary(problem: Semidiscrete, values: Array, rescue: str | os.Pat
         newton_iterations=newton.newton_iterations,
         linear_iterations=newton.linear_iterations,
         seconds=time.perf_counter() - begun,
+        assembly_seconds=newton.assembly_seconds,
     )
 
 

@@ -7,9 +7,11 @@ the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``
 
 from __future__ import annotations
 
+import time
 import warnings
 
 import numpy as np
+from mpi4py import MPI
 from petsc4py import PETSc
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -36,7 +38,7 @@ class Newton:
     ----------
     rate
         R at the state last evaluated, values.
-    newton_iterations, linear_iterations
+    newton_iterations, linear_iterations, assembly_seconds
         Totals since the making.
     """
 
@@ -49,10 +51,12 @@ class Newton:
         self._state, self._work = problem.new_state(), np.zeros(problem.n_owned)
         self._evaluated, self._evaluated_at = np.full(problem.n_owned, np.nan), np.nan
         self._b: Array = np.zeros(problem.n_owned)
+        self._prescribed: Array = np.zeros(problem.constrained.size)
         self._w = self._t = 0.0
         self._assembled_for: tuple[float, float] | None = None
         self._stale = True
         self.newton_iterations = self.linear_iterations = 0
+        self.assembly_seconds = 0.0
         self.residual_norm = 0.0
         self.direct = False
         self._make_snes()
@@ -65,28 +69,33 @@ class Newton:
         snes.setType(PETSc.SNES.Type.NEWTONLS)
         search = PETSc.SNESLineSearch.Type.BT if self.stationary else PETSc.SNESLineSearch.Type.BASIC
         snes.getLineSearch().setType(search)
-        snes.setTolerances(rtol=_TOLERANCE, atol=0.0, stol=0.0, max_it=50 if self.stationary else 25)
+        # A stationary solve may begin at its solution: no residual to reduce, or none beyond round-off.
+        atol, stol = (np.finfo(float).tiny, _TOLERANCE) if self.stationary else (0.0, 0.0)
+        snes.setTolerances(rtol=_TOLERANCE, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
         # A Newton correction needs few digits, a linear solve all of them; the absolute tolerance, set a step, ends both.
         snes.ksp.setTolerances(rtol=1e-4 if self._with_state else 1e-12, max_it=10_000)
         self.snes = snes
-        self._configured = False
+        self._configured = self._symmetric = False
 
     def _configure(self) -> None:
         """Choose the linear solver, once the matrix is there to look at; options override."""
         if self._configured:
             return
         ksp = self.snes.ksp
-        symmetric = self._is_symmetric()
-        ksp.setType(PETSc.KSP.Type.CG if symmetric else PETSc.KSP.Type.BCGS)
-        ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
-        if self.stationary and not symmetric:
-            ksp.setType(PETSc.KSP.Type.GMRES)
-        self.snes.setFromOptions()
         options = PETSc.Options("npde_")
+        symmetric = self._is_symmetric()
+        ksp.setType(PETSc.KSP.Type.CG if symmetric else self._unsymmetric_type)
+        ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
+        self._symmetric = symmetric and self._with_state and not options.hasName("ksp_type")
+        self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
         self._set_snes_atol = not options.hasName("snes_atol")
         self._set_ksp_atol = not options.hasName("ksp_atol")
         self._configured = True
+
+    @property
+    def _unsymmetric_type(self) -> str:
+        return PETSc.KSP.Type.GMRES if self.stationary else PETSc.KSP.Type.BCGS
 
     def _is_symmetric(self) -> bool:
         """Compare x.Ay with y.Ax for two fixed rough vectors."""
@@ -123,6 +132,7 @@ class Newton:
         self._stale = True
 
     def _residual(self, snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
+        begun = time.perf_counter()
         values = x.array_r
         self.evaluate(self._t, values)
         out = f.array
@@ -133,11 +143,14 @@ class Newton:
             np.subtract(self._work, self._b, out=out)
             np.multiply(self.rate, self._w, out=self._work)
             out -= self._work
-        out[self.problem.constrained] = 0.0
+        constrained = self.problem.constrained
+        out[constrained] = values[constrained] - self._prescribed
+        self.assembly_seconds += time.perf_counter() - begun
 
     def evaluate(self, t: float, values: Array) -> None:
         """Make :attr:`rate` the implicit rate at a state, unless it is that already."""
-        if t == self._evaluated_at and np.array_equal(values, self._evaluated):
+        known = t == self._evaluated_at and np.array_equal(values, self._evaluated)
+        if self.problem.comm.allreduce(known, op=MPI.LAND):
             return
         self.problem.load(values, self._state)
         self.problem.rate(t, self._state, self.rate, self.part)
@@ -151,12 +164,18 @@ class Newton:
         self._assemble(x.array_r)
 
     def _assemble(self, values: Array) -> None:
+        begun = time.perf_counter()
         self.problem.load(values, self._state)
         self.problem.jacobian(
             self._t, self._state, 0.0 if self.stationary else 1.0, 1.0 if self.stationary else self._w, self.matrix, self.part
         )
+        # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
+        if self._symmetric and not self.direct and not self._is_symmetric():
+            self._symmetric = False
+            self.snes.ksp.setType(self._unsymmetric_type)
         self._stale = self.stationary and self._with_state
         self._assembled_for = (self._w, self._t)
+        self.assembly_seconds += time.perf_counter() - begun
 
     def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
         """Solve for the state; the result is in :attr:`x`.
@@ -180,6 +199,7 @@ class Newton:
             Whether Newton's method converged; if not, :attr:`residual_norm` holds where it stopped.
         """
         self._b, self._w, self._t = b, w, t
+        self._prescribed = guess[self.problem.constrained]
         if self._assembled_for is None or self._assembled_for[0] != w or (self._with_time and self._assembled_for[1] != t):
             self._stale = True
         self.x.array[:] = guess

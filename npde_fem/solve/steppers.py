@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,10 @@ class Stepper(Protocol):
     """Advances a state it keeps."""
 
     failure: str
+
+    @property
+    def assembly_seconds(self) -> float:
+        """Time spent in evaluating and assembling the equation."""
 
     def start(self, t: float, values: Array) -> None:
         """Begin at a state; its constrained dofs are set to their data."""
@@ -55,6 +60,7 @@ class ExplicitStepper:
         self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
         several = len(scheme.stages) > 1
         self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
+        self.assembly_seconds = 0.0
         self._flag, self._all = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
 
     def start(self, t: float, values: Array) -> None:
@@ -62,7 +68,7 @@ class ExplicitStepper:
         self.problem.constrain(t, self._states[0])
 
     def step(self, t: float, dt: float) -> bool:
-        before, good = t, True
+        begun, before, good = time.perf_counter(), t, True
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
             base = _combine(stage.combine, self._states, self._base, self._work)
@@ -70,6 +76,7 @@ class ExplicitStepper:
                 before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1]
             )
             before = now
+        self.assembly_seconds += time.perf_counter() - begun
         self._flag[0] = good
         self.problem.comm.Allreduce(self._flag, self._all, op=MPI.MIN)
         if not self._all[0]:
@@ -107,6 +114,11 @@ class ImplicitStepper:
         self.problem.constrain(t, self._state)
         self.problem.store(self._state, self._u[0])
         self._steps_known.clear()
+
+    @property
+    def assembly_seconds(self) -> float:
+        """Time spent in evaluating and assembling the equation."""
+        return self.newton.assembly_seconds
 
     def _scale(self) -> float:
         self.problem.mass_times(self._u[0], self._work)

@@ -1,0 +1,317 @@
+"""The command line: ``npde compare``, ``npde solve``, ``npde info``. All of it runs under ``mpirun`` too."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import dolfinx
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import npde_fem
+from npde_fem import SolveError, brain, cases, compare
+from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
+from npde_fem.output import SUFFIXES, Writer
+from npde_fem.parallel import say
+from npde_fem.solve import Adaptive, scheme_named, solve
+from npde_fem.solve.schemes import SCHEMES
+
+__all__ = ["main"]
+
+_COMPARED = [*cases.KNOWN, "glioma"]
+_SOLVED = [*cases.SCENES, "glioma"]
+
+_ABOUT = """npde: neural partial differential equations by finite elements and finite differences
+
+examples
+  npde info                                              what is installed, and does it work
+  npde solve fisher-kpp --output front.png               solve a ready-made problem, look at it
+  npde solve gray-scott --method fd --cells 128 --output spots.bp
+  npde compare fisher-kpp --cells 16 32 64 --plot orders.png
+  mpirun -n 4 npde solve glioma --dim 3 --method fd --output tumour.bp
+
+Options of PETSc take the prefix npde_, for instance  -npde_ksp_type gmres -npde_pc_type gamg -npde_snes_monitor
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Speaks on rank 0 only."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        if MPI.COMM_WORLD.rank == 0:
+            super()._print_message(message, file)
+
+    def error(self, message: str) -> NoReturn:
+        self._print_message(f"npde: error: {message}\n", sys.stderr)
+        self.exit(2)
+
+
+def _one_of(names: Iterable[str], what: str) -> Any:
+    """Return an argparse type that accepts ``names`` and suggests the nearest for another."""
+    known = list(names)
+
+    def check(text: str) -> str:
+        if text in known:
+            return text
+        near = difflib.get_close_matches(text, known, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; {hint}there are {', '.join(known)}")
+
+    return check
+
+
+def _positive(kind: type) -> Any:
+    def check(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not (np.isfinite(value) and value > 0):
+            raise argparse.ArgumentTypeError(f"a positive {'whole ' if kind is int else ''}number is needed, not {text!r}")
+        return value
+
+    return check
+
+
+def _file(*suffixes: str) -> Any:
+    """Return an argparse type: a path with one of the suffixes, in a folder that can be written."""
+
+    def check(text: str) -> str:
+        path = Path(text)
+        if suffixes and path.suffix not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: folder {path.parent} is missing or not writable")
+        return text
+
+    return check
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="npde", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"npde_fem {npde_fem.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    c = commands.add_parser(
+        "compare",
+        help="solve by FD and FEM, print errors, orders and cost",
+        description="Solve a problem with known solution by finite differences and finite elements, and print error, "
+        "observed order and cost of each. For glioma, without known solution: the difference of the two methods.",
+        epilog=_listing({**{n: k.summary for n, k in cases.KNOWN.items()}, "glioma": brain.SUMMARY}),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    c.add_argument("equation", metavar="EQUATION", type=_one_of(_COMPARED, "equation"), help="one of those below")
+    c.add_argument("--dim", type=int, choices=(1, 2, 3), default=2, help="space dimension (default 2)")
+    c.add_argument("--cells", type=_positive(int), nargs="+", metavar="N", help="cells along an axis (16 32 64)")
+    c.add_argument("--degree", type=_positive(int), nargs="+", metavar="P", default=[1, 2], help="FEM degrees (1 2)")
+    c.add_argument("--scheme", type=_one_of(SCHEMES, "scheme"), help=f"time scheme: {', '.join(SCHEMES)}")
+    c.add_argument("--cell", type=_one_of(_CELLS, "cell"), help=f"FEM cells: {', '.join(_CELLS)} (default simplices)")
+    c.add_argument("--json", type=_file(), metavar="FILE", help='write {"rows": [...]}')
+    c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw error against cost")
+
+    s = commands.add_parser(
+        "solve",
+        help="solve a ready-made problem and write it for ParaView or as a picture",
+        description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf) or a picture (.png).",
+        epilog=_listing({**{n: k.summary for n, k in cases.SCENES.items()}, "glioma": brain.SUMMARY}),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    s.add_argument("equation", metavar="EQUATION", type=_one_of(_SOLVED, "equation"), help="one of those below")
+    s.add_argument("--method", choices=("fem", "fd"), default="fem", help="discretisation (default fem)")
+    s.add_argument("--dim", type=int, choices=(1, 2, 3), default=2, help="space dimension (default 2)")
+    s.add_argument("--cells", type=_positive(int), metavar="N", help="cells along an axis (default 64)")
+    s.add_argument("--spacing", type=_positive(float), metavar="MM", help="glioma: voxel or element size in mm")
+    s.add_argument("--degree", type=_positive(int), default=1, metavar="P", help="FEM degree (default 1)")
+    s.add_argument("--cell", type=_one_of(_CELLS, "cell"), help=f"FEM cells: {', '.join(_CELLS)} (default simplices)")
+    s.add_argument("--scheme", type=_one_of(SCHEMES, "scheme"), help=f"time scheme: {', '.join(SCHEMES)}")
+    s.add_argument("--dt", type=_positive(float), help="time step")
+    s.add_argument("--end", type=_positive(float), help="final time")
+    s.add_argument("--adaptive", type=_positive(float), metavar="RTOL", help="adaptive steps (scheme sdirk2)")
+    s.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, e.g. D=0.2")
+    s.add_argument("--frames", type=_positive(int), default=5, metavar="N", help="times to write (default 5)")
+    s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help="file to write: .bp, .xdmf or .png")
+
+    commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
+    return parser
+
+
+_CELLS = ("interval", "triangle", "quadrilateral", "tetrahedron", "hexahedron")
+
+
+def _listing(summaries: dict[str, str]) -> str:
+    width = max(map(len, summaries)) + 2
+    return "equations\n" + "\n".join(f"  {name:<{width}}{text}" for name, text in summaries.items())
+
+
+def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    cells = arguments.cells or [16, 32, 64]
+    say(comm, compare.table([]))
+    rows = compare.compare(
+        arguments.equation,
+        arguments.dim,
+        cells,
+        arguments.degree,
+        scheme=arguments.scheme,
+        cell=arguments.cell,
+        comm=comm,
+        report=lambda row: say(comm, compare.table([row], head=False)),
+    )
+    if arguments.json:
+        compare.write_json(rows, arguments.json, comm)
+    if arguments.plot:
+        compare.draw_orders(rows, f"{arguments.equation}, {arguments.dim}D", arguments.plot, comm)
+
+
+def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    case = cases.SCENES[arguments.equation]
+    problem, _ = cases.discretise(
+        case, arguments.method, comm, arguments.dim, arguments.cells or 64, arguments.degree, arguments.cell
+    )
+    assert case.initial is not None
+    for setting in arguments.set:
+        name, _, text = setting.partition("=")
+        if name not in problem.parameters:
+            near = difflib.get_close_matches(name, problem.parameters, 1, 0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"--set: no parameter {name!r}; {hint}there are {', '.join(problem.parameters)}")
+        try:
+            problem.parameters[name].value = float(text)
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: {error}") from error
+    options: dict[str, Any] = {}
+    frames: list[float] = [0.0]
+    if not problem.stationary:
+        end = arguments.end or case.end
+        frames = list(np.linspace(0.0, end, max(2, arguments.frames)))
+        scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
+        dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
+        options = {"t": (0.0, end), "dt": dt, "scheme": scheme}
+    start = case.initial(arguments.dim)
+    say(comm, f"{case.name}: {case.summary}; {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
+    writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
+    with writer as write:
+        if problem.stationary:
+            solution = solve(problem, start)
+            if write is not None:
+                write(0.0, solution.u)
+        else:
+            solution = solve(problem, start, observe=(frames, write) if write is not None else None, **options)
+    lowest = comm.allreduce(float(np.min(solution.values, initial=np.inf)), op=MPI.MIN)
+    highest = comm.allreduce(float(np.max(solution.values, initial=-np.inf)), op=MPI.MAX)
+    say(
+        comm,
+        f"{len(solution.steps)} steps ({solution.rejected} rejected), {solution.newton_iterations} Newton and "
+        f"{solution.linear_iterations} linear iterations, {solution.seconds:.2f} s; u in [{lowest:.4g}, {highest:.4g}]",
+    )
+    if arguments.output:
+        say(comm, f"written: {arguments.output}")
+
+
+def _info(comm: MPI.Comm) -> None:
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    implementation = MPI.Get_library_version().splitlines()[0].strip("\x00 ")
+    packages = ["fenics-ufl", "fenics-ffcx", "fenics-basix", "mpi4py", "numpy", "scipy", "torch", "dolfinx-adjoint"]
+    solvers = [p for p in ("mumps", "superlu_dist", "hypre", "ptscotch", "hdf5") if PETSc.Sys.hasExternalPackage(p)]
+    cpus = len(os.sched_getaffinity(0))
+    lines = [
+        f"npde_fem      {npde_fem.__version__}",
+        f"python        {sys.version.split()[0]}",
+        f"dolfinx       {dolfinx.__version__} (ADIOS2 {'yes' if dolfinx.common.has_adios2 else 'no'})",
+        f"petsc         {'.'.join(map(str, PETSc.Sys.getVersion()))}, scalars {np.dtype(PETSc.ScalarType)}, "
+        f"integers {np.dtype(PETSc.IntType)}",
+        f"solvers       {', '.join(solvers) or 'PETSc only'}",
+        f"mpi           {implementation}",
+        *(f"{name:<14}{installed(name)}" for name in packages),
+        f"compiler      {compiler()}",
+        f"flags         {' '.join(compiler_flags())}",
+        f"cache         {cache_directory()}",
+        f"ranks         {comm.size}, {cpus} CPU(s) each to run on, CPU key {cpu_key()}",
+    ]
+    say(comm, "\n".join(lines))
+    begun = time.perf_counter()
+    good = True
+    for method in ("fem", "fd"):
+        rows = compare.compare("heat", 2, (8, 16), (1,), (method,), comm=comm)
+        order = rows[-1]["order"] or 0.0
+        passed = order > 1.8
+        good &= passed
+        say(comm, f"self-check    {method}: heat equation, order {order:.2f}: {'good' if passed else 'BAD, 2 expected'}")
+    say(comm, f"              {time.perf_counter() - begun:.1f} s")
+    if not good:
+        raise RuntimeError("the self-check failed")
+
+
+def _take_petsc_options(argv: Sequence[str]) -> list[str]:
+    """Hand ``-npde_...`` options, with their values, to PETSc; return the rest."""
+    rest: list[str] = []
+    options = PETSc.Options()
+    k = 0
+    while k < len(argv):
+        if not argv[k].startswith("-npde_"):
+            rest.append(argv[k])
+            k += 1
+            continue
+        has_value = k + 1 < len(argv) and not (argv[k + 1].startswith("-") and not _is_number(argv[k + 1]))
+        options.setValue(argv[k][1:], argv[k + 1] if has_value else "")
+        k += 2 if has_value else 1
+    return rest
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 for a failed solve, 2 for bad input."""
+    comm = MPI.COMM_WORLD
+    arguments = _parser().parse_args(_take_petsc_options(sys.argv[1:] if argv is None else argv))
+    try:
+        if arguments.command == "info":
+            _info(comm)
+        elif arguments.equation == "glioma":
+            brain.run(arguments, comm)
+        elif arguments.command == "compare":
+            _compare(arguments, comm)
+        else:
+            _solve(arguments, comm)
+    except (ValueError, TypeError, KeyError, OSError, ImportError, SolveError, RuntimeError) as error:
+        if comm.size > 1 and not _all_failed(comm):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if comm.rank == 0:
+            print(f"npde: error: {text}", file=sys.stderr)
+        return 1 if isinstance(error, SolveError) else 2
+    return 0
+
+
+def _all_failed(comm: MPI.Comm) -> bool:
+    """Whether every rank comes here within five seconds, so that the error is everyone's."""
+    request, end = comm.Ibarrier(), time.monotonic() + 5
+    while not request.Test():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""FD against FEM: errors, observed orders and cost on problems with known solutions."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from math import ceil, log, nan
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from mpi4py import MPI
+
+from npde_fem.cases import KNOWN, Case, discretise
+from npde_fem.output import save_figure
+from npde_fem.parallel import is_terminal, on_root
+from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
+
+__all__ = ["Row", "compare", "draw_orders", "table", "write_json"]
+
+
+class Row(TypedDict):
+    """One solve: ``order`` is the observed one against the row before, None for the first."""
+
+    method: str
+    degree: int
+    cells: int
+    unknowns: int
+    error_l2: float
+    error_max: float
+    order: float | None
+    seconds: float
+    seconds_assembly: float
+    memory_mb: float
+    steps: int
+
+
+def compare(
+    case: str | Case,
+    dim: int = 2,
+    cells: Sequence[int] = (16, 32, 64),
+    degrees: Sequence[int] = (1, 2),
+    methods: Sequence[str] = ("fd", "fem"),
+    scheme: str | Scheme | None = None,
+    cell: str | None = None,
+    comm: MPI.Comm | None = None,
+    report: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """Solve a problem with known solution by finite differences and finite elements (collective).
+
+    Time steps shrink so that the error in time falls as that in space. Each solve is run twice and the second is timed,
+    so that compilation does not count.
+
+    Parameters
+    ----------
+    case
+        A :class:`~npde_fem.cases.Case` with an exact solution, or the name of one in ``cases.KNOWN``.
+    dim
+        Space dimension.
+    cells
+        Cells along each axis, increasing.
+    degrees
+        Degrees of the finite elements.
+    methods
+        ``"fd"``, ``"fem"`` or both.
+    scheme
+        Time scheme or its name; the case's own by default. Explicit schemes take steps below their stability limit.
+    cell
+        Kind of the finite elements' cells; simplices by default.
+    comm
+        Communicator, the world by default.
+    report
+        Called with each row as soon as it is known.
+
+    Returns
+    -------
+    list of Row
+        ``seconds`` is the wall time of the solve, ``seconds_assembly`` the part of it in evaluating and assembling the
+        equation, ``memory_mb`` the growth of all ranks' memory from making the problem to the end of its solve.
+
+    Raises
+    ------
+    KeyError, ValueError
+        For an unknown case, one without an exact solution, or fewer than two cells.
+    """
+    comm = comm or MPI.COMM_WORLD
+    if isinstance(case, str):
+        if case not in KNOWN:
+            raise KeyError(f"no case {case!r} with a known solution; there are {', '.join(KNOWN)}")
+        case = KNOWN[case]
+    if case.exact is None:
+        raise ValueError(f"case {case.name!r} has no exact solution to compare with")
+    if dim not in (1, 2, 3):
+        raise ValueError(f"dim must be 1, 2 or 3, not {dim!r}")
+    if not cells or min(cells) < 2 or sorted(set(cells)) != list(cells):
+        raise ValueError(f"cells must increase from 2 on, {list(cells)} given")
+    if not set(methods) <= {"fd", "fem"}:
+        raise ValueError(f'methods: "fd" and "fem" allowed, {list(methods)} given')
+    if isinstance(scheme, str) or scheme is None:
+        scheme = scheme_named(scheme or case.scheme)
+    rows: list[Row] = []
+    for method, degree in [(m, d) for m in methods for d in (degrees if m == "fem" else (1,))]:
+        before: Row | None = None
+        for count in cells:
+            row = _solve_one(case, scheme, method, degree, dim, count, cell, comm)
+            if before is not None and row["error_l2"] > 0:
+                row["order"] = log(before["error_l2"] / row["error_l2"]) / log(row["cells"] / before["cells"])
+            rows.append(row)
+            if report is not None:
+                report(row)
+            before = row
+    return rows
+
+
+def _solve_one(
+    case: Case, scheme: Scheme, method: str, degree: int, dim: int, cells: int, cell: str | None, comm: MPI.Comm
+) -> Row:
+    gc.collect()
+    memory = _memory()
+    problem, exact = discretise(case, method, comm, dim, cells, degree, cell)
+    assert exact is not None
+    arguments: dict[str, Any] = {"progress": is_terminal(comm), "rescue": None}
+    end = 0.0
+    start = problem.interpolate(exact, 0.0)
+    if case.end is not None:
+        end = case.end
+        steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
+        if scheme.is_explicit:
+            problem.update()
+            steps = max(steps, ceil(1.2 * case.end * spectral_radius(problem, 0.0, start) / scheme.stable_to))
+        arguments |= {"t": (0.0, case.end), "dt": case.end / steps, "scheme": scheme}
+    else:
+        start = problem.initial(0.0 * start + 0.5)
+    solve(problem, start, **(arguments if case.end is None else arguments | {"t": (0.0, arguments["dt"])}))
+    comm.Barrier()
+    begun = time.perf_counter()
+    solution: Solution = solve(problem, start, **arguments)
+    seconds = comm.allreduce(time.perf_counter() - begun, op=MPI.MAX)
+    grown = comm.allreduce(_memory() - memory)
+    l2, largest = problem.error(solution.values, exact, end)
+    return Row(
+        method=method,
+        degree=degree,
+        cells=cells,
+        unknowns=problem.unknowns,
+        error_l2=l2,
+        error_max=largest,
+        order=None,
+        seconds=seconds,
+        seconds_assembly=comm.allreduce(solution.assembly_seconds, op=MPI.MAX),
+        memory_mb=grown / 2**20,
+        steps=len(solution.steps),
+    )
+
+
+def _memory() -> int:
+    """Resident memory of this process in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+_HEAD = f"{'method':<8}{'cells':>6}{'unknowns':>10}{'L2 error':>11}{'max error':>11}{'order':>7}"
+_HEAD += f"{'steps':>7}{'assembly':>10}{'solve':>9}{'memory':>9}"
+
+
+def table(rows: Sequence[Row], head: bool = True) -> str:
+    """Return rows as a table to print; times in seconds, memory in MB."""
+    lines = [_HEAD] if head else []
+    for r in rows:
+        name = "FD" if r["method"] == "fd" else f"FEM P{r['degree']}"
+        order = "" if r["order"] is None else f"{r['order']:.2f}"
+        lines.append(
+            f"{name:<8}{r['cells']:>6}{r['unknowns']:>10}{r['error_l2']:>11.3e}{r['error_max']:>11.3e}{order:>7}"
+            f"{r['steps']:>7}{r['seconds_assembly']:>10.3f}{r['seconds']:>9.3f}{r['memory_mb']:>9.1f}"
+        )
+    return "\n".join(lines)
+
+
+def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm) -> None:
+    """Write ``{"rows": [...]}`` on rank 0, whole or not at all (collective)."""
+
+    def write() -> None:
+        target = Path(path)
+        aside = target.with_name(f".{target.name}.part")
+        clean = [{k: None if v is nan or v != v else v for k, v in row.items()} for row in rows]
+        aside.write_text(json.dumps({"rows": clean}, indent=2) + "\n")
+        aside.replace(target)
+
+    on_root(comm, write)
+
+
+def draw_orders(rows: Sequence[Row], title: str, path: str | os.PathLike, comm: MPI.Comm) -> None:
+    """Draw error against unknowns and against time, with reference slopes, on rank 0 (collective)."""
+
+    def draw() -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+        groups = dict.fromkeys((r["method"], r["degree"]) for r in rows)
+        for method, degree in groups:
+            mine = [r for r in rows if (r["method"], r["degree"]) == (method, degree)]
+            label = "FD" if method == "fd" else f"FEM, degree {degree}"
+            error = [r["error_l2"] for r in mine]
+            style = {"marker": "s" if method == "fd" else "o", "label": label}
+            (line,) = axes[0].loglog([r["unknowns"] for r in mine], error, **style)
+            axes[1].loglog([r["seconds"] for r in mine], error, **style)
+            n = np.array([mine[0]["unknowns"], mine[-1]["unknowns"]], dtype=float)
+            cells = np.array([mine[0]["cells"], mine[-1]["cells"]], dtype=float)
+            order = degree + 1
+            slope = 0.7 * error[0] * (cells / cells[0]) ** -order
+            axes[0].loglog(n, slope, ":", color=line.get_color(), lw=1)
+            axes[0].annotate(f"order {order}", (n[-1], slope[-1]), fontsize=8, color=line.get_color(), va="top")
+        axes[0].set(xlabel="unknowns", ylabel="L2 error")
+        axes[1].set(xlabel="seconds to solve")
+        for axis in axes:
+            axis.grid(True, which="major", alpha=0.3)
+        axes[0].legend(frameon=False)
+        figure.suptitle(title)
+        save_figure(figure, path)
+        plt.close(figure)
+
+    on_root(comm, draw)

@@ -1,0 +1,992 @@
+"""Bad input and the error it must raise: one table for one rank (pytest) and for several (``mpi/bad_input.py``).
+
+A case is a function of a :class:`Kit`. Where it says so, only one rank of the communicator meets the bad input; the
+error must still be raised on all of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import npde_fem as npde
+
+import dolfinx
+import numpy as np
+import ufl
+from mpi4py import MPI
+
+CASES: list[Case] = []
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done, by which method, what it raises (or warns of, on rank 0) and what the message contains."""
+
+    name: str
+    method: str
+    act: Callable[[Kit], Any]
+    error: type[Exception]
+    fragments: tuple[str, ...]
+
+    def run(self, comm: MPI.Comm) -> None:
+        """Do it."""
+        self.act(Kit(self.method, comm))
+
+    def fault(self, error: BaseException | Warning | None) -> str:
+        """Return what is wrong with an outcome, empty if nothing is."""
+        if type(error) is not self.error:
+            return f"{self.error.__name__} expected, got {error!r}"
+        missing = [f for f in self.fragments if f not in str(error)]
+        return f"{missing} missing in the message: {error}" if missing else ""
+
+
+def case(error: type[Exception], *fragments: str, of: tuple[str, ...] = ("fem", "fd")) -> Callable:
+    """Add a function to the table, once for each of the methods ``of``."""
+
+    def add(act: Callable[[Kit], Any]) -> Callable[[Kit], Any]:
+        for method in of:
+            CASES.append(Case(f"{act.__name__}-{method}", method, act, error, fragments))
+        return act
+
+    return add
+
+
+FEM, FD, ANY = ("fem",), ("fd",), ("any",)
+
+
+def _no_work(t: float, u: Any) -> NoReturn:
+    raise AssertionError("the integration began")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Makes small problems on the unit square (5 x 5 points) by one method, and solves them."""
+
+    method: str
+    comm: MPI.Comm
+
+    @property
+    def chosen(self) -> bool:
+        """Whether this is the one rank that meets the bad input."""
+        return self.comm.rank == self.comm.size - 1
+
+    def trip(self) -> None:
+        """Raise an error of the user's on the chosen rank."""
+        if self.chosen:
+            raise ArithmeticError("tripped")
+
+    def mesh(self) -> dolfinx.mesh.Mesh:
+        return dolfinx.mesh.create_unit_square(self.comm, 4, 4)
+
+    def space(self, components: int = 1, element: tuple = ("Lagrange", 1)) -> dolfinx.fem.FunctionSpace:
+        return dolfinx.fem.functionspace(self.mesh(), (*element, (components,) if components > 1 else ()))
+
+    def grid(self, **options: Any) -> npde.Grid:
+        return npde.Grid(self.comm, **{"shape": (5, 5), "lower": (0, 0), "upper": (1, 1), **options})
+
+    def problem(self, equation: Any = None, bcs: Any = (), **options: Any) -> npde.FEM | npde.FD:
+        equation = npde.physics.heat() if equation is None else equation
+        if self.method == "fem":
+            return npde.FEM(equation, self.space(getattr(equation, "components", 1)), bcs, **options)
+        return npde.FD(equation, self.grid(**options), bcs)
+
+    def solve(self, equation: Any = None, u0: Any = 0.5, bcs: Any = (), **options: Any) -> npde.Solution:
+        """Solve; that fails the case if a step is taken (unless ``observe`` is given)."""
+        options = {"t": (0, 1), "dt": 0.25, "observe": _no_work, "rescue": None, **options}
+        return npde.solve(self.problem(equation, bcs), u0, **options)
+
+
+def system(**terms: Any) -> npde.NPDE:
+    """Two components."""
+    return npde.NPDE(**{"flux": lambda u, x, t: ufl.grad(u), "components": 2, **terms})
+
+
+def left(x: np.ndarray) -> np.ndarray:
+    return np.isclose(x[0], 0)
+
+
+# -- the equation ------------------------------------------------------------------------------------------------
+
+
+@case(TypeError, "flux", "UFL", "numpy")
+def flux_in_numpy(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: np.exp(u) * ufl.grad(u)))
+
+
+@case(TypeError, "flux", "'grad u'", "str", "UFL")
+def flux_is_text(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: "grad u"))
+
+
+@case(TypeError, "flux", "None", "UFL")
+def flux_returns_none(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: None))
+
+
+@case(TypeError, "source", "object array", "UFL")
+def source_is_an_array_of_anything(kit: Kit) -> None:
+    kit.problem(system(source=lambda u, x, t: np.array(["a", None])))
+
+
+@case(TypeError, "flux", "callable", "3.0", of=ANY)
+def flux_is_a_number(kit: Kit) -> None:
+    npde.NPDE(flux=3.0)
+
+
+@case(ValueError, "source", "nan", "finite")
+def source_contains_nan(kit: Kit) -> None:
+    kit.problem(npde.NPDE(source=lambda u, x, t: u * float("nan")))
+
+
+@case(ValueError, "flux", "(2,)", "(2, 2)")
+def flux_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(system(flux=lambda u, x, t: u))
+
+
+@case(ValueError, "source", "(2,)", "()")
+def source_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(npde.NPDE(source=lambda u, x, t: ufl.grad(u)))
+
+
+@case(ValueError, "damping", "(3, 3)", "(2, 2)")
+def damping_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(system(damping=np.eye(3)))
+
+
+@case(ValueError, "damping", "(2, 2)", "()")
+def damping_matrix_of_one_component(kit: Kit) -> None:
+    kit.problem(npde.NPDE(damping=[[1, 0], [0, 1]]))
+
+
+@case(ValueError, "flux", "free indices")
+def flux_with_free_index(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: x[ufl.indices(1)[0]] * ufl.grad(u)))
+
+
+@case(ValueError, "damping", "state u")
+def damping_depends_on_the_state(kit: Kit) -> None:
+    kept: list = []
+
+    def flux(u: Any, x: Any, t: Any) -> Any:
+        kept.append(u)
+        return ufl.grad(u)
+
+    kit.problem(npde.NPDE(flux=flux, damping=lambda x, t: 1 + kept[-1] ** 2))
+
+
+@case(ValueError, "damping", "time")
+def damping_depends_on_time(kit: Kit) -> None:
+    kit.problem(npde.NPDE(damping=lambda x, t: 1 + t))
+
+
+@case(ValueError, "components", "0", of=ANY)
+def no_component(kit: Kit) -> None:
+    npde.NPDE(components=0)
+
+
+@case(TypeError, "equation", "NPDE", "str")
+def equation_is_text(kit: Kit) -> None:
+    kit.problem("heat")
+
+
+@case(ValueError, "inertia", "second order in time")
+def inertia_matrix(kit: Kit) -> None:
+    kit.solve(system(inertia=np.eye(2)), u0=[0, 0])
+
+
+@case(ValueError, "inertia", "second order in time")
+def inertia_parameter(kit: Kit) -> None:
+    kit.solve(npde.NPDE(inertia=npde.Parameter("a", 1.0)))
+
+
+@case(ValueError, "damping is singular", "implicit")
+def explicit_with_singular_damping(kit: Kit) -> None:
+    equation = system(damping=[[1, 1], [1, 1]], source=lambda u, x, t: u)
+    kit.solve(equation, u0=[1, 2], dt=1e-3, scheme=npde.RK4())
+
+
+@case(ValueError, "damping is singular", "implicit")
+def explicit_with_vanishing_damping(kit: Kit) -> None:
+    b = npde.Parameter("b", 1.0)
+    problem = kit.problem(npde.NPDE(damping=b))
+    b.value = 0.0
+    npde.solve(problem, 1.0, t=(0, 1), dt=0.1, scheme=npde.ForwardEuler(), observe=_no_work)
+
+
+@case(ValueError, "flux", "2 dimensions", "(3, 3)")
+def tensor_parameter_of_another_dimension(kit: Kit) -> None:
+    k = npde.Parameter("K", np.eye(3))
+    kit.problem(npde.NPDE(flux=lambda u, x, t: ufl.dot(k, ufl.grad(u))))
+
+
+@case(ValueError, "flux", "2 dimensions")
+def tensor_of_another_dimension(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(np.eye(3).tolist()))
+
+
+@case(ValueError, "flux", "(3,)", "(2,)")
+def flux_of_another_dimension(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: ufl.as_vector([u, u, u])))
+
+
+@case(ValueError, "flux", "2 dimensions")
+def coordinate_of_another_dimension(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: x[2] * ufl.grad(u)))
+
+
+@case(ValueError, "flux", "higher derivative", "grad(u)", of=FD)
+def higher_derivative(kit: Kit) -> None:
+    kit.problem(npde.NPDE(flux=lambda u, x, t: ufl.grad(u) - ufl.grad(ufl.div(ufl.grad(u)))))
+
+
+@case(ValueError, "flux", "Coefficient", "Parameter", of=FEM)
+@case(ValueError, "flux", "foreign function", "parameters", of=FD)
+def coefficient_of_ones_own(kit: Kit) -> None:
+    own = ufl.Coefficient(kit.space().ufl_function_space())
+    kit.problem(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)))
+
+
+@case(ValueError, "flux", "another mesh", "Parameter", of=FEM)
+@case(ValueError, "flux", "foreign function", "parameters", of=FD)
+def function_on_another_mesh(kit: Kit) -> None:
+    own = dolfinx.fem.Function(kit.space())
+    kit.problem(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)))
+
+
+@case(ValueError, "Dirichlet value", "foreign function", of=FD)
+@case(ValueError, "Dirichlet value", "Coefficient", of=FEM)
+def coefficient_of_ones_own_in_boundary_data(kit: Kit) -> None:
+    own = ufl.Coefficient(kit.space().ufl_function_space())
+    kit.problem(bcs=[npde.Dirichlet(own)])
+
+
+# -- parameters --------------------------------------------------------------------------------------------------
+
+
+@case(ValueError, "'D'", "undefined", "no value")
+def undefined_parameter(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D")))
+
+
+@case(ValueError, "'g'", "undefined", "no value")
+def undefined_parameter_at_the_boundary(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(npde.Parameter("g"), left)])
+
+
+@case(ValueError, "duplicate", "'D'")
+def duplicate_parameter_name(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D", 1.0), npde.Parameter("D", 2.0)))
+
+
+@case(ValueError, "duplicate", "'D'")
+def duplicate_parameter_name_at_the_boundary(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D", 1.0)), [npde.Dirichlet(npde.Parameter("D", 2.0))])
+
+
+@case(TypeError, "name", "5", of=ANY)
+def parameter_name_is_a_number(kit: Kit) -> None:
+    npde.Parameter(5, 1.0)
+
+
+@case(ValueError, "'D'", "finite", "nan", of=ANY)
+def parameter_is_nan(kit: Kit) -> None:
+    npde.Parameter("D", float("nan"))
+
+
+@case(ValueError, "'D'", "finite", "inf", of=ANY)
+def parameter_becomes_infinite(kit: Kit) -> None:
+    npde.Parameter("D", 1.0).value = float("inf")
+
+
+@case(TypeError, "'D'", "'fast'", "number", of=ANY)
+def parameter_is_text(kit: Kit) -> None:
+    npde.Parameter("D", "fast")
+
+
+@case(ValueError, "'D'", "[0.0, 1.0]", "2.0", of=ANY)
+def parameter_outside_of_its_bounds(kit: Kit) -> None:
+    npde.Parameter("D", 2.0, bounds=(0.0, 1.0))
+
+
+@case(ValueError, "'D'", "lower 2 is not below upper 1", of=ANY)
+def crossing_bounds(kit: Kit) -> None:
+    npde.Parameter("D", 2.0, bounds=(2, 1))
+
+
+@case(ValueError, "'D'", "bounds", "nan", of=ANY)
+def bound_is_nan(kit: Kit) -> None:
+    npde.Parameter("D", 2.0, bounds=(float("nan"), None))
+
+
+@case(TypeError, "'D'", "bounds", "pair", of=ANY)
+def bound_is_a_number(kit: Kit) -> None:
+    npde.Parameter("D", 2.0, bounds=1.0)
+
+
+@case(ValueError, "'D'", "(2,)", "()", of=ANY)
+def parameter_changes_shape(kit: Kit) -> None:
+    npde.Parameter("D", 1.0).value = [1.0, 2.0]
+
+
+@case(TypeError, "'D'", "field=True", of=ANY)
+def callable_without_field(kit: Kit) -> None:
+    npde.Parameter("D", lambda x: x[0])
+
+
+@case(ValueError, "'D'", "[0, 1]")
+def field_outside_of_its_bounds_on_one_rank(kit: Kit) -> None:
+    high = 2.0 if kit.chosen else 0.5
+    kit.problem(npde.physics.heat(npde.Parameter("D", lambda x: 0 * x[0] + high, field=True, bounds=(0, 1))))
+
+
+@case(ValueError, "'D'", "NaN")
+def field_is_nan_on_one_rank(kit: Kit) -> None:
+    value = float("nan") if kit.chosen else 0.5
+    kit.problem(npde.physics.heat(npde.Parameter("D", lambda x: 0 * x[0] + value, field=True)))
+
+
+@case(TypeError, "'D'", "tripped", "numpy")
+def field_raises_on_one_rank(kit: Kit) -> None:
+    def field(x: np.ndarray) -> np.ndarray:
+        kit.trip()
+        return x[0] + 1
+
+    kit.problem(npde.physics.heat(npde.Parameter("D", field, field=True)))
+
+
+@case(ValueError, "'D'", "(2,", "points")
+def field_returns_wrong_shape(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D", lambda x: x[:2], field=True)))
+
+
+@case(ValueError, "'D'", "(3, 7)")
+def field_array_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D", np.ones((3, 7)), field=True)))
+
+
+@case(ValueError, "'D'", "element", "Nope", of=FEM)
+@case(ValueError, "'D'", "field=('Nope', 1)", "DG", of=FD)
+def field_in_unknown_element(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(npde.Parameter("D", 1.0, field=("Nope", 1))))
+
+
+@case(ValueError, "'D'", "3 ", "owns")
+def set_field_of_wrong_size_on_one_rank(kit: Kit) -> None:
+    problem = kit.problem(npde.physics.heat(npde.Parameter("D", 1.0, field=True)))
+    n = problem.n_owned
+    problem.set_field("D", np.ones(3 if kit.chosen else n))
+
+
+@case(ValueError, "'D'", "unequal", "periodic axis 0", of=FD)
+def periodic_field_with_unequal_sides(kit: Kit) -> None:
+    values = 1.0 + np.arange(25.0).reshape(5, 5)
+    kit.problem(npde.physics.heat(npde.Parameter("D", values, field=True)), [npde.Periodic(0)])
+
+
+# -- diffusion ---------------------------------------------------------------------------------------------------
+
+
+@case(ValueError, "negative diffusion", "-1", "x = [", "t = 0")
+def negative_diffusion(kit: Kit) -> None:
+    kit.solve(npde.physics.heat(-1.0))
+
+
+@case(ValueError, "negative diffusion", "-1", "x = [")
+def negative_diffusion_parameter(kit: Kit) -> None:
+    kit.solve(npde.physics.heat(npde.Parameter("D", -1.0)))
+
+
+@case(ValueError, "negative diffusion", "-1")
+def negative_diffusion_on_one_rank(kit: Kit) -> None:
+    value = -1.0 if kit.chosen else 1.0
+    kit.solve(npde.physics.heat(npde.Parameter("D", lambda x: 0 * x[0] + value, field=True)))
+
+
+@case(ValueError, "negative diffusion", "eigenvalue -1")
+def indefinite_diffusion_tensor(kit: Kit) -> None:
+    kit.solve(npde.physics.heat(npde.Parameter("K", [[1.0, 2.0], [2.0, 1.0]])))
+
+
+@case(ValueError, "negative diffusion", "component 1")
+def negative_diffusion_of_one_component(kit: Kit) -> None:
+    kit.solve(npde.physics.gray_scott(1.0, -1.0))
+
+
+@case(ValueError, "negative diffusion", "-0.5")
+def diffusion_negative_at_the_initial_state(kit: Kit) -> None:
+    kit.solve(npde.physics.porous_fisher(), u0=-0.5)
+
+
+@case(ValueError, "negative diffusion")
+def negative_diffusion_in_a_stationary_problem(kit: Kit) -> None:
+    kit.solve(npde.physics.poisson(-1.0), t=None, dt=None, observe=None, bcs=[npde.Dirichlet(0.0)])
+
+
+# -- boundary conditions -----------------------------------------------------------------------------------------
+
+
+@case(ValueError, "Dirichlet", "selects nothing")
+def marker_selects_nothing(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(0.0, lambda x: x[0] > 2)])
+
+
+@case(ValueError, "Flux", "selects nothing")
+def flux_marker_selects_nothing(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Flux(0.0, lambda x: x[0] > 2)])
+
+
+@case(TypeError, "Robin", "marker", "KeyError")
+def marker_raises(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Robin(1.0, 0.0, lambda x: {}["side"])])
+
+
+@case(TypeError, "Dirichlet", "marker", "ArithmeticError", "tripped")
+def marker_raises_on_one_rank(kit: Kit) -> None:
+    def marker(x: np.ndarray) -> np.ndarray:
+        kit.trip()
+        return left(x)
+
+    kit.problem(bcs=[npde.Dirichlet(0.0, marker)])
+
+
+@case(TypeError, "Flux", "marker", "ArithmeticError", "tripped", of=FEM)
+def marker_raises_late_on_one_rank(kit: Kit) -> None:
+    calls: list = []
+
+    def marker(x: np.ndarray) -> np.ndarray:
+        calls.append(x)
+        if len(calls) > 1:
+            kit.trip()
+        return left(x)
+
+    bcs = [npde.Flux(0.0, marker), npde.Flux(0.0, marker)]
+    kit.problem(bcs=bcs)
+
+
+@case(ValueError, "Dirichlet", "marker", "(7,)", "booleans")
+def marker_returns_wrong_shape(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(0.0, lambda x: np.ones(7, dtype=bool))])
+
+
+@case(ValueError, "Flux", "marker", "float64", "booleans")
+def marker_returns_numbers(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Flux(0.0, lambda x: x[0])])
+
+
+@case(ValueError, "Dirichlet", "component 5", "0 to 1")
+def component_that_does_not_exist(kit: Kit) -> None:
+    kit.problem(system(), [npde.Dirichlet(0.0, left, component=5)])
+
+
+@case(ValueError, "Flux", "component -1", "1")
+def negative_component(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Flux(0.0, left, component=-1)])
+
+
+@case(TypeError, "Dirichlet", "component", "'v'", "integer")
+def component_is_text(kit: Kit) -> None:
+    kit.problem(system(), [npde.Dirichlet(0.0, left, component="v")])
+
+
+@case(ValueError, "Dirichlet value", "(3,)", "(2,)")
+def dirichlet_value_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(system(), [npde.Dirichlet([1, 2, 3])])
+
+
+@case(TypeError, "Dirichlet value", "UFL")
+def dirichlet_value_in_numpy(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(lambda x, t: np.sin(x[0]))])
+
+
+@case(ValueError, "Dirichlet value", "nan", "finite")
+def dirichlet_value_is_nan(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(float("nan"))])
+
+
+@case(ValueError, "Robin coefficient", "(2,)", "()")
+def robin_coefficient_of_wrong_shape(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Robin([1.0, 2.0])])
+
+
+@case(TypeError, "bcs", "'left'")
+def condition_is_text(kit: Kit) -> None:
+    kit.problem(bcs=["left"])
+
+
+@case(TypeError, "bcs", "list", "Dirichlet")
+def one_condition_without_a_list(kit: Kit) -> None:
+    kit.problem(bcs=npde.Dirichlet(0.0))
+
+
+@case(ValueError, "Periodic", "axis", "3", of=ANY)
+def axis_beyond_space(kit: Kit) -> None:
+    npde.Periodic(3)
+
+
+@case(ValueError, "Periodic", "axis 2", "0 to 1", of=FD)
+def axis_that_does_not_exist(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Periodic(2)])
+
+
+@case(TypeError, "Periodic", "FEM", "FD", of=FEM)
+def periodic_finite_elements(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Periodic(0)])
+
+
+@case(ValueError, "Dirichlet", "selects nothing", "periodic", of=FD)
+def dirichlet_on_a_periodic_side(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Periodic(0), npde.Dirichlet(0.0, lambda x: np.isclose(x[0], 0) & (x[1] > 0.1) & (x[1] < 0.9))])
+
+
+@case(ValueError, "Flux", "selects nothing", "periodic", of=FD)
+def flux_on_a_periodic_side(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Flux(0.0, left), npde.Periodic(0)])
+
+
+@case(ValueError, "Dirichlet", "1", "facet_tags", of=FEM)
+@case(TypeError, "Dirichlet", "1", "tags are for FEM", of=FD)
+def tag_without_tags(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(0.0, 1)])
+
+
+def _tagged(kit: Kit, tag: Any) -> None:
+    space = kit.space()
+    space.mesh.topology.create_entities(1)
+    facets = dolfinx.mesh.locate_entities_boundary(space.mesh, 1, left)
+    tags = dolfinx.mesh.meshtags(space.mesh, 1, facets, np.full(facets.size, 3, dtype=np.int32))
+    npde.FEM(npde.physics.heat(), space, [npde.Dirichlet(0.0, tag)], facet_tags=tags)
+
+
+@case(ValueError, "Dirichlet", "selects nothing", "4", "[3]", of=FEM)
+def tag_that_selects_nothing(kit: Kit) -> None:
+    _tagged(kit, 4)
+
+
+@case(TypeError, "Dirichlet", "'left'", "tag", of=FEM)
+def tag_is_text(kit: Kit) -> None:
+    _tagged(kit, "left")
+
+
+@case(TypeError, "facet_tags", "MeshTags", "dict", of=FEM)
+def tags_are_no_mesh_tags(kit: Kit) -> None:
+    kit.problem(facet_tags={"left": 1})
+
+
+@case(ValueError, "facet_tags", "dimension 2", "1", of=FEM)
+def tags_of_cells(kit: Kit) -> None:
+    space = kit.space()
+    cells = np.arange(2, dtype=np.int32)
+    tags = dolfinx.mesh.meshtags(space.mesh, 2, cells, cells)
+    npde.FEM(npde.physics.heat(), space, [npde.Dirichlet(0.0, 1)], facet_tags=tags)
+
+
+# -- meshes, spaces and grids ------------------------------------------------------------------------------------
+
+
+@case(ValueError, "space", "()", "2", "(2,)", of=FEM)
+def space_of_wrong_value_shape(kit: Kit) -> None:
+    npde.FEM(system(), kit.space())
+
+
+@case(ValueError, "space", "continuous Lagrange", "discontinuous", of=FEM)
+def discontinuous_space(kit: Kit) -> None:
+    npde.FEM(npde.physics.heat(), kit.space(element=("DG", 1)))
+
+
+@case(ValueError, "space", "Lagrange", "N1curl", of=FEM)
+def edge_elements(kit: Kit) -> None:
+    npde.FEM(npde.physics.heat(), dolfinx.fem.functionspace(kit.mesh(), ("N1curl", 1)))
+
+
+@case(TypeError, "space", "FunctionSpace", "Mesh", of=FEM)
+def mesh_for_a_space(kit: Kit) -> None:
+    npde.FEM(npde.physics.heat(), kit.mesh())
+
+
+@case(TypeError, "grid", "Grid", "tuple", of=FD)
+def shape_for_a_grid(kit: Kit) -> None:
+    npde.FD(npde.physics.heat(), (5, 5))
+
+
+@case(ValueError, "lumped", "degree 2", "degree 1", of=FEM)
+def lumped_mass_of_degree_2(kit: Kit) -> None:
+    npde.FEM(npde.physics.heat(), kit.space(element=("Lagrange", 2)), mass="lumped")
+
+
+@case(ValueError, "mass", "'diagonal'", "lumped", of=FEM)
+def unknown_mass(kit: Kit) -> None:
+    kit.problem(mass="diagonal")
+
+
+@case(ValueError, "quadrature_degree", "-1", of=FEM)
+def negative_quadrature_degree(kit: Kit) -> None:
+    kit.problem(quadrature_degree=-1)
+
+
+@case(ValueError, "Grid", "(2, 5)", "at least 3 points", of=FD)
+def grid_of_two_points(kit: Kit) -> None:
+    kit.grid(shape=(2, 5))
+
+
+@case(TypeError, "Grid", "shape", "4.5", "integer", of=FD)
+def grid_of_half_a_point(kit: Kit) -> None:
+    kit.grid(shape=(4.5, 5))
+
+
+@case(TypeError, "Grid", "lower", "number", of=FD)
+def corner_is_text(kit: Kit) -> None:
+    kit.grid(lower=("a", "b"))
+
+
+@case(ValueError, "Grid", "lower", "(1.0, 0.0)", "below", of=FD)
+def corners_swapped(kit: Kit) -> None:
+    kit.grid(lower=(1, 0))
+
+
+@case(ValueError, "Grid", "nan", "finite", of=FD)
+def corner_is_nan(kit: Kit) -> None:
+    kit.grid(lower=(float("nan"), 0))
+
+
+@case(ValueError, "Grid", "same length", of=FD)
+def corners_of_another_dimension(kit: Kit) -> None:
+    kit.grid(lower=(0, 0, 0))
+
+
+@case(ValueError, "Grid", "4 axes", of=FD)
+def grid_of_four_axes(kit: Kit) -> None:
+    kit.grid(shape=(5,) * 4, lower=(0,) * 4, upper=(1,) * 4)
+
+
+@case(TypeError, "Grid", "comm", "None", of=FD)
+def grid_without_communicator(kit: Kit) -> None:
+    npde.Grid(None, (5, 5), (0, 0), (1, 1))
+
+
+@case(ValueError, "mask", "(4, 5)", "(5, 5)", of=FD)
+def mask_of_wrong_shape(kit: Kit) -> None:
+    kit.grid(mask=np.ones((4, 5), dtype=bool))
+
+
+@case(TypeError, "mask", "boolean", "float64", of=FD)
+def mask_of_numbers(kit: Kit) -> None:
+    kit.grid(mask=np.ones((5, 5)))
+
+
+@case(ValueError, "mask", "no point", of=FD)
+def empty_mask(kit: Kit) -> None:
+    kit.grid(mask=np.zeros((5, 5), dtype=bool))
+
+
+@case(ValueError, "mask", "no point", of=FD)
+def mask_that_selects_nothing(kit: Kit) -> None:
+    kit.problem(mask=lambda x: x[0] > 2)
+
+
+@case(TypeError, "mask", "tripped", of=FD)
+def mask_raises_on_one_rank(kit: Kit) -> None:
+    def mask(x: np.ndarray) -> np.ndarray:
+        kit.trip()
+        return x[0] < 2
+
+    kit.problem(mask=mask)
+
+
+@case(ValueError, "mask", "unequal", "periodic axis 0", of=FD)
+def periodic_mask_with_unequal_sides(kit: Kit) -> None:
+    mask = np.ones((5, 5), dtype=bool)
+    mask[0] = False
+    kit.problem(bcs=[npde.Periodic(0)], mask=mask)
+
+
+# -- initial data ------------------------------------------------------------------------------------------------
+
+
+@case(ValueError, "u0", "NaN")
+def initial_number_is_nan(kit: Kit) -> None:
+    kit.solve(u0=float("nan"))
+
+
+@case(ValueError, "u0", "NaN", "1 of")
+def initial_array_has_a_nan_on_one_rank(kit: Kit) -> None:
+    problem = kit.problem()
+    u0 = np.ones(problem.n_owned)
+    if kit.chosen:
+        u0[-1] = np.inf
+    npde.solve(problem, u0, t=(0, 1), dt=0.1, observe=_no_work)
+
+
+@case(ValueError, "u0", "NaN")
+def initial_callable_returns_nan_on_one_rank(kit: Kit) -> None:
+    value = float("nan") if kit.chosen else 1.0
+    kit.solve(u0=lambda x: 0 * x[0] + value)
+
+
+@case(TypeError, "u0", "tripped", "numpy")
+def initial_callable_raises_on_one_rank(kit: Kit) -> None:
+    def u0(x: np.ndarray) -> np.ndarray:
+        kit.trip()
+        return x[0]
+
+    kit.solve(u0=u0)
+
+
+@case(TypeError, "u0", "numpy")
+def initial_callable_in_ufl(kit: Kit) -> None:
+    kit.solve(u0=lambda x: ufl.sin(x[0]))
+
+
+@case(ValueError, "u0", "(4, 4)", "(5, 5)", of=FD)
+@case(ValueError, "u0", "(4, 4)", "owned dofs", of=FEM)
+def initial_array_of_wrong_shape(kit: Kit) -> None:
+    kit.solve(u0=np.ones((4, 4)))
+
+
+@case(ValueError, "u0", "(3,)", "(2,)")
+def initial_vector_of_wrong_length(kit: Kit) -> None:
+    kit.solve(system(), u0=[1.0, 2.0, 3.0])
+
+
+@case(TypeError, "u0", "'hot'")
+def initial_data_is_text(kit: Kit) -> None:
+    kit.solve(u0="hot")
+
+
+@case(TypeError, "u0", "None")
+def initial_data_is_none(kit: Kit) -> None:
+    kit.solve(u0=None)
+
+
+@case(ValueError, "u0", "unequal", "periodic axis 1", of=FD)
+def initial_array_with_unequal_periodic_sides(kit: Kit) -> None:
+    kit.solve(u0=np.arange(25.0).reshape(5, 5), bcs=[npde.Periodic(1)])
+
+
+@case(ValueError, "u0", "grid function", "9", of=FD)
+def initial_function_on_another_grid(kit: Kit) -> None:
+    other = npde.FD(npde.physics.heat(), kit.grid(shape=(9, 9)))
+    kit.solve(u0=other.function(np.ones(other.n_owned)))
+
+
+@case(ValueError, "u0", "another mesh", of=FEM)
+def initial_function_on_another_mesh(kit: Kit) -> None:
+    kit.solve(u0=dolfinx.fem.Function(kit.space()))
+
+
+# -- time --------------------------------------------------------------------------------------------------------
+
+
+@case(ValueError, "dt = 0", "positive")
+def step_is_zero(kit: Kit) -> None:
+    kit.solve(dt=0)
+
+
+@case(ValueError, "dt = -0.1", "positive")
+def step_is_negative(kit: Kit) -> None:
+    kit.solve(dt=-0.1)
+
+
+@case(ValueError, "dt = nan", "finite")
+def step_is_nan(kit: Kit) -> None:
+    kit.solve(dt=float("nan"))
+
+
+@case(TypeError, "dt", "'fast'", "number")
+def step_is_text(kit: Kit) -> None:
+    kit.solve(dt="fast")
+
+
+@case(ValueError, "dt", "needed")
+def step_is_missing(kit: Kit) -> None:
+    kit.solve(dt=None)
+
+
+@case(ValueError, "t = (1, 0)", "t0 < t1")
+def interval_runs_backwards(kit: Kit) -> None:
+    kit.solve(t=(1, 0))
+
+
+@case(ValueError, "t = (0, inf)", "finite")
+def interval_without_end(kit: Kit) -> None:
+    kit.solve(t=(0, float("inf")))
+
+
+@case(ValueError, "t = (t0, t1)", "needed")
+def interval_is_missing(kit: Kit) -> None:
+    kit.solve(t=None)
+
+
+@case(TypeError, "t ", "pair", "1.0")
+def interval_is_a_number(kit: Kit) -> None:
+    kit.solve(t=1.0)
+
+
+@case(ValueError, "t and dt", "stationary")
+def interval_of_a_stationary_problem(kit: Kit) -> None:
+    kit.solve(npde.physics.poisson(), bcs=[npde.Dirichlet(0.0)])
+
+
+@case(ValueError, "observe", "stationary")
+def observation_of_a_stationary_problem(kit: Kit) -> None:
+    kit.solve(npde.physics.poisson(), bcs=[npde.Dirichlet(0.0)], t=None, dt=None)
+
+
+@case(UserWarning, "dt = 0.3", "[0, 1]", "4 steps of 0.25")
+def step_does_not_divide_the_interval(kit: Kit) -> None:
+    solution = kit.solve(dt=0.3, observe=None)
+    assert len(solution.steps) == 4 and solution.t == 1.0
+
+
+@case(ValueError, "dt = 0.25", "stability limit", "rk4", "implicit")
+def explicit_step_above_its_limit(kit: Kit) -> None:
+    kit.solve(u0=lambda x: x[0], scheme=npde.RK4())
+
+
+@case(ValueError, "observe", "2", "[0, 1]")
+def observation_after_the_end(kit: Kit) -> None:
+    kit.solve(observe=[0.5, 2.0])
+
+
+@case(ValueError, "observe", "nan", "[0, 1]")
+def observation_at_nan(kit: Kit) -> None:
+    kit.solve(observe=[float("nan")])
+
+
+@case(ValueError, "observe", "increase", "[0.5, 0.25]")
+def observations_unsorted(kit: Kit) -> None:
+    kit.solve(observe=[0.5, 0.25])
+
+
+@case(TypeError, "observe", "'often'")
+def observation_is_text(kit: Kit) -> None:
+    kit.solve(observe="often")
+
+
+@case(TypeError, "scheme", "'rk4'", "CrankNicolson()")
+def scheme_is_a_name(kit: Kit) -> None:
+    kit.solve(scheme="rk4")
+
+
+@case(TypeError, "scheme", "RK4", "CrankNicolson()")
+def scheme_is_not_called(kit: Kit) -> None:
+    kit.solve(scheme=npde.RK4)
+
+
+@case(KeyError, "'rk5'", "rk4", "sdirk2", of=ANY)
+def unknown_scheme(kit: Kit) -> None:
+    npde.scheme_named("rk5")
+
+
+@case(ValueError, "crank-nicolson", "no error estimate", "SDIRK2")
+def adaptive_steps_without_estimate(kit: Kit) -> None:
+    kit.solve(dt=npde.Adaptive(), scheme=npde.CrankNicolson())
+
+
+@case(ValueError, "Adaptive", "rtol", "-1", of=ANY)
+def adaptive_with_negative_tolerance(kit: Kit) -> None:
+    npde.Adaptive(rtol=-1)
+
+
+@case(ValueError, "Adaptive", "first", "-0.1", of=ANY)
+def adaptive_with_negative_first_step(kit: Kit) -> None:
+    npde.Adaptive(first=-0.1)
+
+
+@case(ValueError, "Adaptive", "smallest", "nan", of=ANY)
+def adaptive_with_nan_for_the_smallest_step(kit: Kit) -> None:
+    npde.Adaptive(smallest=float("nan"))
+
+
+@case(TypeError, "Adaptive", "atol", "'tight'", of=ANY)
+def adaptive_with_text(kit: Kit) -> None:
+    npde.Adaptive(atol="tight")
+
+
+@case(TypeError, "problem", "FEM", "FD", "NPDE", of=ANY)
+def equation_for_a_problem(kit: Kit) -> None:
+    npde.solve(npde.physics.heat(), 0.0, t=(0, 1), dt=0.1)
+
+
+# -- a solve that fails, and files -------------------------------------------------------------------------------
+
+
+def _blow_up(kit: Kit, scheme: npde.Scheme, rescue: Path | None, dt: float = 0.05) -> None:
+    """``u' = u^3`` from 1, which is infinite at t = 1/2."""
+    equation = npde.NPDE(source=lambda u, x, t: u**3)
+    kit.solve(equation, 1.0, t=(0, 2), dt=dt, scheme=scheme, observe=None, rescue=rescue)
+
+
+def _with_folder(kit: Kit, act: Callable[[Path], None]) -> None:
+    """Act with one folder for all ranks."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(kit.comm.bcast(name))
+        try:
+            act(folder)
+        finally:
+            kit.comm.Barrier()
+
+
+@case(npde.SolveError, "from t = ", "NaN or infinite", "last good state is in", "state.petsc")
+def explicit_blow_up(kit: Kit) -> None:
+    _with_folder(kit, lambda folder: _blow_up(kit, npde.ForwardEuler(), folder / "state.petsc"))
+
+
+@case(npde.SolveError, "from t = ", "residual", "last good state is in", "state.petsc")
+def implicit_blow_up(kit: Kit) -> None:
+    _with_folder(kit, lambda folder: _blow_up(kit, npde.BackwardEuler(), folder / "state.petsc"))
+
+
+@case(npde.SolveError, "NaN or infinite", "could not be written", "missing")
+def rescue_folder_is_missing(kit: Kit) -> None:
+    _with_folder(kit, lambda folder: _blow_up(kit, npde.ForwardEuler(), folder / "missing" / "state.petsc"))
+
+
+@case(npde.SolveError, "NaN or infinite", "could not be written", "file")
+def rescue_folder_is_a_file(kit: Kit) -> None:
+    def act(folder: Path) -> None:
+        (folder / "file").touch()
+        kit.comm.Barrier()
+        _blow_up(kit, npde.ForwardEuler(), folder / "file" / "state.petsc")
+
+    _with_folder(kit, act)
+
+
+@case(npde.SolveError, "NaN or infinite", "could not be written", "taken")
+def rescue_file_is_a_folder(kit: Kit) -> None:
+    def act(folder: Path) -> None:
+        (folder / "taken").mkdir(exist_ok=True)
+        kit.comm.Barrier()
+        _blow_up(kit, npde.ForwardEuler(), folder / "taken")
+
+    _with_folder(kit, act)
+
+
+@case(FileNotFoundError, "nowhere.petsc")
+def restore_from_nowhere(kit: Kit) -> None:
+    npde.restore(kit.problem(), "nowhere.petsc")
+
+
+@case(ValueError, "state.petsc", "25", "9")
+def restore_a_state_of_another_size(kit: Kit) -> None:
+    def act(folder: Path) -> None:
+        problem = kit.problem()
+        npde.save(problem, np.zeros(problem.n_owned), folder / "state.petsc")
+        other = npde.FD(npde.physics.heat(), kit.grid(shape=(3, 3)))
+        npde.restore(other, folder / "state.petsc")
+
+    _with_folder(kit, act)
+
+
+@case(ValueError, "state.petsc", "saved state")
+def restore_a_file_of_another_kind(kit: Kit) -> None:
+    def act(folder: Path) -> None:
+        if kit.comm.rank == 0:
+            (folder / "state.petsc").write_bytes(b"x" * (8 + 8 * 25))
+        kit.comm.Barrier()
+        npde.restore(kit.problem(), folder / "state.petsc")
+
+    _with_folder(kit, act)

@@ -1,0 +1,30 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "mpi"
+
+
+@pytest.fixture
+def mpirun():
+    """Run ``tests/mpi/SCRIPT`` on n ranks with the mpiexec that belongs to this Python; return the finished process.
+
+    A run that fails, or hangs past the timeout, fails the test and shows what it printed.
+    """
+
+    def run(n, script, *args, timeout=150):
+        mpiexec = Path(sys.executable).with_name("mpiexec")
+        if not mpiexec.exists():
+            mpiexec = Path("mpiexec")
+        command = [str(part) for part in (mpiexec, "-n", n, sys.executable, SCRIPTS / script, *args)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as late:
+            pytest.fail(f"{' '.join(command)} took over {timeout} s\n{late.stdout}\n{late.stderr}")
+        if done.returncode:
+            pytest.fail(f"{' '.join(command)} returned {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run

@@ -1,0 +1,199 @@
+"""Manufactured solutions: observed order of the L2 error in space."""
+
+import npde_fem as npde
+
+import dolfinx
+import numpy as np
+import pytest
+import ufl
+from mpi4py import MPI
+
+COMM = MPI.COMM_WORLD
+
+# Full, unsymmetric, positive tensors.
+TENSOR = {1: [[1.0]], 2: [[1.0, 0.3], [0.1, 0.6]], 3: [[1.0, 0.3, 0.1], [0.1, 0.7, 0.2], [0.0, 0.1, 0.9]]}
+DRIFT = (0.4, -0.3, 0.2)
+
+
+def flux(u, x, t):
+    """Nonlinear, space-dependent, anisotropic diffusion and a nonlinear drift; for two components they couple."""
+    d = len(x)
+    tensor = (1 + 0.3 * x[0]) * ufl.as_matrix(TENSOR[d])
+    drift = ufl.as_vector(DRIFT[:d])
+    if u.ufl_shape == ():
+        return (1 + 0.5 * u**2) * ufl.dot(tensor, ufl.grad(u)) - u * (1 + u) * drift
+    first = (1 + 0.5 * u[1] ** 2) * ufl.dot(tensor, ufl.grad(u[0])) + 0.1 * ufl.grad(u[1]) - u[0] * u[1] * drift
+    second = (1 + u[0] * u[1]) * ufl.dot(ufl.transpose(tensor), ufl.grad(u[1])) - 0.2 * u[0] * ufl.grad(u[0])
+    return ufl.as_tensor([[v[i] for i in range(d)] for v in (first, second)])
+
+
+def source(u, x, t):
+    return -(u**3) if u.ufl_shape == () else ufl.as_vector([-u[0] * u[1], u[0] ** 2 - u[1]])
+
+
+def wave(x, phase):
+    product = ufl.sin(1.3 * x[0] + 0.4 + phase)
+    for i in range(1, len(x)):
+        product = product * ufl.cos((1.7 - 0.4 * i) * x[i] - 0.3 - phase)
+    return product
+
+
+def scalar(x, t):
+    return 0.3 + 0.6 * wave(x, 0.0)
+
+
+def pair(x, t):
+    return ufl.as_vector([0.4 + 0.5 * wave(x, 0.0), 0.5 + 0.4 * wave(x, 0.5)])
+
+
+def at(axis, value):
+    return lambda x: np.isclose(x[axis], value)
+
+
+def through(exact):
+    """The exact flux through the boundary, for ``Flux`` and ``Robin``."""
+    return lambda x, t, n: ufl.dot(flux(exact(x, t), x, t), n)
+
+
+def robin(exact, alpha):
+    return lambda x, t, n: ufl.dot(flux(exact(x, t), x, t), n) + alpha(x, t) * exact(x, t)
+
+
+def mixed(exact, dim):
+    """Dirichlet, Flux and Robin conditions on the sides of the unit box."""
+
+    def alpha(x, t):
+        return 1.5 + x[0]
+
+    bcs = [npde.Dirichlet(exact, at(0, 0)), npde.Flux(through(exact), at(0, 1))]
+    if dim > 1:
+        bcs += [npde.Robin(alpha, robin(exact, alpha), at(1, 1)), npde.Flux(through(exact), at(1, 0))]
+    if dim > 2:
+        bcs += [npde.Dirichlet(exact, at(2, 0)), npde.Flux(through(exact), at(2, 1))]
+    return bcs
+
+
+def by_component(dim):
+    """Different conditions for the two components on the same sides."""
+    first, second = (lambda x, t: pair(x, t)[0]), (lambda x, t: pair(x, t)[1])
+
+    def flux_of(c):
+        return lambda x, t, n: ufl.dot(flux(pair(x, t), x, t), n)[c]
+
+    bcs = [
+        npde.Dirichlet(first, at(0, 0), component=0),
+        npde.Flux(flux_of(1), at(0, 0), component=1),
+        npde.Dirichlet(second, at(0, 1), component=1),
+        npde.Robin(2.0, lambda x, t, n: flux_of(0)(x, t, n) + 2.0 * first(x, t), at(0, 1), component=0),
+    ]
+    if dim > 1:
+        bcs += [npde.Dirichlet(pair, at(1, 0)), npde.Flux(through(pair), at(1, 1))]
+    return bcs
+
+
+def equation(exact, damping=0.0):
+    m = 1 if exact is scalar else 2
+    return npde.manufactured(npde.NPDE(flux=flux, source=source, damping=damping, components=m), exact)
+
+
+def at_points(expression, points, t=0.0):
+    """Values of a UFL function of (x, t) at points of shape (n, d), shape (n, size)."""
+    value = expression(ufl.SpatialCoordinate(npde.equation.abstract_domain(points.shape[1])), t)
+    parts = [value] if value.ufl_shape == () else list(value)
+    return np.array([[part(tuple(point)) for part in parts] for point in points])
+
+
+def fd_error(problem, values, exact, t=0.0):
+    dim, m = problem.dim, problem.components
+    error = values.reshape(-1, m) - at_points(exact, problem.coordinates()[:, :dim], t)
+    return float(np.sqrt(problem.volumes @ (error**2).sum(axis=1)))
+
+
+def fem_error(problem, values, exact, t=0.0, degree=6):
+    u = problem.function(values)
+    x = ufl.SpatialCoordinate(problem.mesh)
+    difference = u - exact(x, t)
+    dx = ufl.Measure("dx", domain=problem.mesh, metadata={"quadrature_degree": degree})
+    form = dolfinx.fem.form(ufl.inner(difference, difference) * dx)
+    return float(np.sqrt(COMM.allreduce(dolfinx.fem.assemble_scalar(form))))
+
+
+def orders(errors, sizes):
+    e, n = np.array(errors), np.array(sizes, dtype=float)
+    return np.log(e[:-1] / e[1:]) / np.log(n[1:] / n[:-1])
+
+
+def fd_orders(eq, exact, dim, sizes, bcs, t=0.0, **how):
+    errors = []
+    for n in sizes:
+        periodic = {bc.axis for bc in bcs if isinstance(bc, npde.Periodic)}
+        upper = [2 * np.pi if a in periodic else 1.0 for a in range(dim)]
+        problem = npde.FD(eq, npde.Grid(COMM, (n + 1,) * dim, (0,) * dim, upper), bcs)
+        errors.append(fd_error(problem, npde.solve(problem, start(exact), rescue=None, **how).values, exact, t))
+    return orders(errors, sizes)
+
+
+def fem_orders(eq, exact, cell, degree, sizes, bcs, quadrature_degree, t=0.0, **how):
+    errors = []
+    for n in sizes:
+        mesh = box(cell, n)
+        shape = () if exact is scalar else (2,)
+        space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, shape))
+        problem = npde.FEM(eq, space, bcs, quadrature_degree=quadrature_degree)
+        errors.append(fem_error(problem, npde.solve(problem, start(exact), rescue=None, **how).values, exact, t))
+    return orders(errors, sizes)
+
+
+def start(exact):
+    return 0.3 if exact is scalar else (0.4, 0.5)
+
+
+def box(cell, n):
+    kind = getattr(dolfinx.mesh.CellType, cell)
+    if cell == "interval":
+        return dolfinx.mesh.create_unit_interval(COMM, n)
+    if cell in ("triangle", "quadrilateral"):
+        return dolfinx.mesh.create_unit_square(COMM, n, n, kind)
+    return dolfinx.mesh.create_unit_cube(COMM, n, n, n, kind)
+
+
+@pytest.mark.parametrize(
+    ("dim", "exact", "sizes"),
+    [(1, scalar, (32, 64)), (2, scalar, (16, 32, 64)), (3, scalar, (10, 20)), (1, pair, (32, 64)), (3, pair, (8, 16))],
+)
+def test_fd_mixed_conditions(dim, exact, sizes):
+    assert np.all(fd_orders(equation(exact), exact, dim, sizes, mixed(exact, dim)) > 1.95)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_fd_conditions_by_component(dim):
+    assert np.all(fd_orders(equation(pair), pair, dim, (16, 32, 64), by_component(dim)) > 1.95)
+
+
+@pytest.mark.parametrize(
+    ("cell", "exact", "degree", "sizes", "quadrature_degree"),
+    [
+        ("interval", scalar, 1, (16, 32), 4),
+        ("interval", pair, 2, (8, 16), 6),
+        ("triangle", scalar, 1, (16, 32), 3),
+        ("triangle", scalar, 2, (6, 12), 5),
+        ("quadrilateral", scalar, 1, (16, 32), 3),
+        ("quadrilateral", scalar, 2, (6, 12), 5),
+        ("tetrahedron", scalar, 1, (6, 12), 2),
+        ("tetrahedron", scalar, 2, (3, 6), 4),
+        ("hexahedron", scalar, 1, (6, 12), 2),
+        ("hexahedron", scalar, 2, (3, 6), 4),
+        ("tetrahedron", pair, 1, (6, 12), 2),
+    ],
+)
+def test_fem_mixed_conditions(cell, exact, degree, sizes, quadrature_degree):
+    dim = {"interval": 1, "triangle": 2, "quadrilateral": 2}.get(cell, 3)
+    found = fem_orders(equation(exact), exact, cell, degree, sizes, mixed(exact, dim), quadrature_degree)
+    assert np.all(found > (1.95 if degree == 1 else 2.9))
+
+
+@pytest.mark.parametrize(("cell", "degree", "quadrature_degree"), [("triangle", 1, 3), ("quadrilateral", 2, 5)])
+def test_fem_conditions_by_component(cell, degree, quadrature_degree):
+    sizes = (16, 32) if degree == 1 else (6, 12)
+    found = fem_orders(equation(pair), pair, cell, degree, sizes, by_component(2), quadrature_degree)
+    assert np.all(found > (1.95 if degree == 1 else 2.9))
