@@ -14,6 +14,7 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
 from npde_fem.equation import NPDE, Dirichlet, Flux, Parameter, Periodic, Robin, manufactured
+from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
 from npde_fem.solve import (
     IMEX,
@@ -59,6 +60,7 @@ __all__ = [
     "Semidiscrete",
     "Solution",
     "SolveError",
+    "Writer",
     "manufactured",
     "physics",
     "restore",

@@ -8,15 +8,15 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
+from npde_fem import physics
+from npde_fem.discretize import FD, FEM, Grid, Semidiscrete
+from npde_fem.equation import NPDE, BoundaryCondition, Dirichlet, Parameter, manufactured
+
 import dolfinx.fem
 import dolfinx.mesh
 import numpy as np
 import ufl
 from mpi4py import MPI
-
-from npde_fem import physics
-from npde_fem.discretize import FD, FEM, Grid, Semidiscrete
-from npde_fem.equation import NPDE, BoundaryCondition, Dirichlet, Parameter, manufactured
 
 __all__ = ["KNOWN", "SCENES", "Case", "box_mesh", "discretise"]
 
@@ -114,7 +114,10 @@ def _poisson(dim: int) -> NPDE:
 
 def _nonlinear(dim: int) -> NPDE:
     return NPDE(
-        flux=lambda u, x, t: (1 + u**2) * ufl.grad(u), source=lambda u, x, t: -(u**3), damping=0.0, name="diffusion-reaction"
+        flux=lambda u, x, t: (1 + u**2) * ufl.grad(u),
+        source=lambda u, x, t: -(u**3),
+        damping=0.0,
+        name="diffusion-reaction",
     )
 
 
@@ -157,7 +160,13 @@ KNOWN = {
     case.name: case
     for case in (
         Case(
-            "poisson", "-div(D grad u) = s, manufactured, Dirichlet", _poisson, _poisson_exact, None, _dirichlet, end=None
+            "poisson",
+            "-div(D grad u) = s, manufactured, Dirichlet",
+            _poisson,
+            _poisson_exact,
+            None,
+            _dirichlet,
+            end=None,
         ),
         Case(
             "diffusion-reaction",
@@ -166,7 +175,12 @@ KNOWN = {
             _bump(1.0, 0.5, 0.0),
             end=None,
         ),
-        Case("heat", "u_t = D lap u, a decaying cosine, no flux", lambda dim: physics.heat(Parameter("D", 0.1)), _heat_exact),
+        Case(
+            "heat",
+            "u_t = D lap u, a decaying cosine, no flux",
+            lambda dim: physics.heat(Parameter("D", 0.1)),
+            _heat_exact,
+        ),
         Case(
             "fisher-kpp",
             "u_t = D lap u + r u (1 - u/K), the travelling wave of speed 5/sqrt(6)",
@@ -193,7 +207,7 @@ KNOWN = {
         ),
         Case(
             "gray-scott",
-            "u_t = D_u lap u - u v^2 + F (1 - u), v_t = D_v lap v + u v^2 - (F + k) v, plus s, manufactured, no flux",
+            "two species, cubic autocatalysis, manufactured, no flux",
             _made(
                 lambda dim: physics.gray_scott(
                     Parameter("D_u", 0.02), Parameter("D_v", 0.01), Parameter("F", 0.04), Parameter("k", 0.06)

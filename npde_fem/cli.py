@@ -13,18 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-import dolfinx
-import numpy as np
-from mpi4py import MPI
-from petsc4py import PETSc
-
 import npde_fem
 from npde_fem import SolveError, brain, cases, compare
+from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
 from npde_fem.output import SUFFIXES, Writer
 from npde_fem.parallel import say
 from npde_fem.solve import Adaptive, scheme_named, solve
 from npde_fem.solve.schemes import SCHEMES
+
+import dolfinx
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
 
 __all__ = ["main"]
 
@@ -56,6 +57,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
+def _hint(text: str, known: Iterable[str]) -> str:
+    """Suggest the known name nearest to ``text``, capital letters aside."""
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(text.lower(), folded, 1, 0.4)
+    return f"did you mean {folded[near[0]]!r}? " if near else ""
+
+
 def _one_of(names: Iterable[str], what: str) -> Any:
     """Return an argparse type that accepts ``names`` and suggests the nearest for another."""
     known = list(names)
@@ -63,9 +71,7 @@ def _one_of(names: Iterable[str], what: str) -> Any:
     def check(text: str) -> str:
         if text in known:
             return text
-        near = difflib.get_close_matches(text, known, 1, 0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; {hint}there are {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; {_hint(text, known)}there are {', '.join(known)}")
 
     return check
 
@@ -77,7 +83,9 @@ def _positive(kind: type) -> Any:
         except ValueError:
             value = None
         if value is None or not (np.isfinite(value) and value > 0):
-            raise argparse.ArgumentTypeError(f"a positive {'whole ' if kind is int else ''}number is needed, not {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"a positive {'whole ' if kind is int else ''}number is needed, not {text!r}"
+            )
         return value
 
     return check
@@ -99,20 +107,21 @@ def _file(*suffixes: str) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="npde", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"npde_fem {npde_fem.__version__}")
+    parser.add_argument("--version", action="version", version=f"npde_fem        {npde_fem.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     c = commands.add_parser(
         "compare",
         help="solve by FD and FEM, print errors, orders and cost",
-        description="Solve a problem with known solution by finite differences and finite elements, and print error, "
+        description="Solve a problem with known solution by finite differences and finite elements, and print error,\n"
         "observed order and cost of each. For glioma, without known solution: the difference of the two methods.",
-        epilog=_listing({**{n: k.summary for n, k in cases.KNOWN.items()}, "glioma": brain.SUMMARY}),
+        epilog=_listing({**{n: k.summary for n, k in cases.KNOWN.items()}, "glioma": _GLIOMA}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     c.add_argument("equation", metavar="EQUATION", type=_one_of(_COMPARED, "equation"), help="one of those below")
     c.add_argument("--dim", type=int, choices=(1, 2, 3), default=2, help="space dimension (default 2)")
     c.add_argument("--cells", type=_positive(int), nargs="+", metavar="N", help="cells along an axis (16 32 64)")
+    c.add_argument("--spacing", type=_positive(int), nargs="+", metavar="MM", help="glioma: voxel sizes (4 2 1)")
     c.add_argument("--degree", type=_positive(int), nargs="+", metavar="P", default=[1, 2], help="FEM degrees (1 2)")
     c.add_argument("--scheme", type=_one_of(SCHEMES, "scheme"), help=f"time scheme: {', '.join(SCHEMES)}")
     c.add_argument("--cell", type=_one_of(_CELLS, "cell"), help=f"FEM cells: {', '.join(_CELLS)} (default simplices)")
@@ -123,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "solve",
         help="solve a ready-made problem and write it for ParaView or as a picture",
         description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf) or a picture (.png).",
-        epilog=_listing({**{n: k.summary for n, k in cases.SCENES.items()}, "glioma": brain.SUMMARY}),
+        epilog=_listing({**{n: k.summary for n, k in cases.SCENES.items()}, "glioma": _GLIOMA}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     s.add_argument("equation", metavar="EQUATION", type=_one_of(_SOLVED, "equation"), help="one of those below")
@@ -144,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
     return parser
 
+
+_GLIOMA = "growth of a tumour in brain anatomy: on voxels (FD), on a mesh of their outline (FEM)"
 
 _CELLS = ("interval", "triangle", "quadrilateral", "tetrahedron", "hexahedron")
 
@@ -172,22 +183,91 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         compare.draw_orders(rows, f"{arguments.equation}, {arguments.dim}D", arguments.plot, comm)
 
 
+def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    if arguments.cells or arguments.scheme or arguments.cell:
+        raise ValueError("glioma is compared by --spacing (and --degree); --cells, --scheme and --cell are not for it")
+    spacings = sorted(arguments.spacing or ([4, 2, 1] if arguments.dim == 2 else [8, 6, 4]), reverse=True)
+    degree = arguments.degree[0]
+    say(comm, f"{'mm':>4}{'FD unknowns':>13}{'FEM unknowns':>14}{'FD s':>8}{'FEM s':>8}{'L2':>9}{'T1Gd':>9}{'T2':>9}")
+    rows: list[dict[str, Any]] = []
+    differences = []
+    for spacing in spacings:
+        (d,) = brain.compare_resolutions(comm, arguments.dim, [spacing], degree=degree)
+        differences.append(d)
+        row = {"spacing_mm": spacing, "degree": degree, "unknowns_fd": d.unknowns[0], "unknowns_fem": d.unknowns[1]}
+        row |= {"seconds_fd": d.seconds[0], "seconds_fem": d.seconds[1], "difference_l2": d.relative}
+        row |= {"difference_t1gd": d.in_size(brain.T1GD), "difference_t2": d.in_size(brain.T2)}
+        rows.append(row)
+        say(
+            comm,
+            f"{spacing:>4}{d.unknowns[0]:>13}{d.unknowns[1]:>14}{d.seconds[0]:>8.2f}{d.seconds[1]:>8.2f}"
+            f"{d.relative:>9.2%}{row['difference_t1gd']:>9.2%}{row['difference_t2']:>9.2%}",
+        )
+    if arguments.json:
+        compare.write_json(rows, arguments.json, comm)
+    if arguments.plot:
+        tissue = brain.anatomy(arguments.dim, spacings[-1], comm=comm)
+        u0, times = brain.seed(tissue), np.linspace(0, brain.DAYS, 29)
+        runs = [
+            brain.simulate(problem, u0, times)
+            for problem in (
+                brain.glioma_fd(comm, tissue),
+                brain.glioma_fem(comm, tissue, float(spacings[-1]), degree),
+            )
+        ]
+        brain.figure(arguments.plot, tissue, *runs, [times[k] for k in (10, 16, 22, 28)], differences)
+
+
+def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    if arguments.dim == 1 or arguments.cells or arguments.cell or arguments.adaptive:
+        raise ValueError("glioma: --dim 2 or 3 and --spacing; --cells, --cell and --adaptive are not for it")
+    spacing = arguments.spacing or (1.0 if arguments.dim == 2 else 2.0)
+    voxel = max(1, round(spacing)) if arguments.method == "fd" else arguments.dim - 1
+    tissue = brain.anatomy(arguments.dim, voxel, comm=comm)
+    problem: Semidiscrete
+    if arguments.method == "fd":
+        problem = brain.glioma_fd(comm, tissue)
+    else:
+        problem = brain.glioma_fem(comm, tissue, arguments.spacing or 2.0 * (arguments.dim - 1), arguments.degree)
+    _set_parameters(problem, arguments.set)
+    times = np.linspace(0.0, arguments.end or brain.DAYS, max(2, arguments.frames))
+    say(comm, f"glioma: {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
+    writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
+    with writer as write:
+        scheme = scheme_named(arguments.scheme) if arguments.scheme else None
+        run = brain.simulate(problem, brain.seed(tissue), times, arguments.dt or brain.DT, scheme, write)
+    unit, scale = ("cm^2", 100.0) if arguments.dim == 2 else ("cm^3", 1000.0)
+    say(comm, f"{'day':>8}{f'u > {brain.T1GD:g}':>14}{f'u > {brain.T2:g}':>14}")
+    for k, day in enumerate(times):
+        sizes = [run.sizes[level][k] / scale for level in (brain.T1GD, brain.T2)]
+        say(comm, f"{day:>8.0f}" + "".join(f"{size:>9.3f} {unit}" for size in sizes))
+    say(comm, f"{len(run.solution.steps)} steps, {run.solution.seconds:.2f} s")
+    if arguments.output:
+        say(comm, f"written: {arguments.output}")
+
+
+def _set_parameters(problem: Semidiscrete, settings: Sequence[str]) -> None:
+    """Set number parameters from texts NAME=VALUE."""
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in problem.parameters:
+            hint = _hint(name, problem.parameters)
+            raise ValueError(f"--set: no parameter {name!r}; {hint}there are {', '.join(problem.parameters)}")
+        if problem.parameters[name].is_field:
+            raise ValueError(f"--set: {name} is a field; numbers can be set")
+        try:
+            problem.parameters[name].value = float(text)
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: {error}") from error
+
+
 def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     case = cases.SCENES[arguments.equation]
     problem, _ = cases.discretise(
         case, arguments.method, comm, arguments.dim, arguments.cells or 64, arguments.degree, arguments.cell
     )
     assert case.initial is not None
-    for setting in arguments.set:
-        name, _, text = setting.partition("=")
-        if name not in problem.parameters:
-            near = difflib.get_close_matches(name, problem.parameters, 1, 0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"--set: no parameter {name!r}; {hint}there are {', '.join(problem.parameters)}")
-        try:
-            problem.parameters[name].value = float(text)
-        except ValueError as error:
-            raise ValueError(f"--set {setting}: {error}") from error
+    _set_parameters(problem, arguments.set)
     options: dict[str, Any] = {}
     frames: list[float] = [0.0]
     if not problem.stationary:
@@ -197,7 +277,10 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
         options = {"t": (0.0, end), "dt": dt, "scheme": scheme}
     start = case.initial(arguments.dim)
-    say(comm, f"{case.name}: {case.summary}; {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
+    say(
+        comm,
+        f"{case.name}: {case.summary}; {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)",
+    )
     writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
     with writer as write:
         if problem.stationary:
@@ -229,18 +312,18 @@ def _info(comm: MPI.Comm) -> None:
     solvers = [p for p in ("mumps", "superlu_dist", "hypre", "ptscotch", "hdf5") if PETSc.Sys.hasExternalPackage(p)]
     cpus = len(os.sched_getaffinity(0))
     lines = [
-        f"npde_fem      {npde_fem.__version__}",
-        f"python        {sys.version.split()[0]}",
-        f"dolfinx       {dolfinx.__version__} (ADIOS2 {'yes' if dolfinx.common.has_adios2 else 'no'})",
-        f"petsc         {'.'.join(map(str, PETSc.Sys.getVersion()))}, scalars {np.dtype(PETSc.ScalarType)}, "
+        f"npde_fem        {npde_fem.__version__}",
+        f"python          {sys.version.split()[0]}",
+        f"dolfinx         {dolfinx.__version__} (ADIOS2 {'yes' if dolfinx.common.has_adios2 else 'no'})",
+        f"petsc           {'.'.join(map(str, PETSc.Sys.getVersion()))}, scalars {np.dtype(PETSc.ScalarType)}, "
         f"integers {np.dtype(PETSc.IntType)}",
-        f"solvers       {', '.join(solvers) or 'PETSc only'}",
-        f"mpi           {implementation}",
-        *(f"{name:<14}{installed(name)}" for name in packages),
-        f"compiler      {compiler()}",
-        f"flags         {' '.join(compiler_flags())}",
-        f"cache         {cache_directory()}",
-        f"ranks         {comm.size}, {cpus} CPU(s) each to run on, CPU key {cpu_key()}",
+        f"solvers         {', '.join(solvers) or 'PETSc only'}",
+        f"mpi             {implementation}",
+        *(f"{name:<16}{installed(name)}" for name in packages),
+        f"compiler        {compiler()}",
+        f"flags           {' '.join(compiler_flags())}",
+        f"cache           {cache_directory()}",
+        f"ranks           {comm.size}, {cpus} CPU(s) each to run on, CPU key {cpu_key()}",
     ]
     say(comm, "\n".join(lines))
     begun = time.perf_counter()
@@ -250,8 +333,11 @@ def _info(comm: MPI.Comm) -> None:
         order = rows[-1]["order"] or 0.0
         passed = order > 1.8
         good &= passed
-        say(comm, f"self-check    {method}: heat equation, order {order:.2f}: {'good' if passed else 'BAD, 2 expected'}")
-    say(comm, f"              {time.perf_counter() - begun:.1f} s")
+        say(
+            comm,
+            f"self-check      {method}: heat equation, order {order:.2f}: {'good' if passed else 'BAD, 2 expected'}",
+        )
+    say(comm, f"{'':<16}{time.perf_counter() - begun:.1f} s")
     if not good:
         raise RuntimeError("the self-check failed")
 
@@ -287,12 +373,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "info":
             _info(comm)
-        elif arguments.equation == "glioma":
-            brain.run(arguments, comm)
         elif arguments.command == "compare":
-            _compare(arguments, comm)
+            (_compare_glioma if arguments.equation == "glioma" else _compare)(arguments, comm)
         else:
-            _solve(arguments, comm)
+            (_solve_glioma if arguments.equation == "glioma" else _solve)(arguments, comm)
     except (ValueError, TypeError, KeyError, OSError, ImportError, SolveError, RuntimeError) as error:
         if comm.size > 1 and not _all_failed(comm):
             raise

@@ -11,13 +11,13 @@ from math import ceil, log, nan
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-from mpi4py import MPI
-
 from npde_fem.cases import KNOWN, Case, discretise
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
 from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
+
+import numpy as np
+from mpi4py import MPI
 
 __all__ = ["Row", "compare", "draw_orders", "table", "write_json"]
 

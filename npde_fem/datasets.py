@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npde_fem.parallel import on_root
+
 import numpy as np
 import numpy.typing as npt
-
-from npde_fem.parallel import on_root
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -241,9 +241,7 @@ def scratch_assay(
     DanielVandH/EquationLearning.jl (MIT licence).
     """
     if density not in SCRATCH_ASSAY_SHA256:
-        raise ValueError(
-            f"density must be one of {', '.join(map(str, SCRATCH_ASSAY_SHA256))}, not {density!r}"
-        )
+        raise ValueError(f"density must be one of {', '.join(map(str, SCRATCH_ASSAY_SHA256))}, not {density!r}")
 
     def read() -> ScratchAssay:
         path = _scratch_assay_file(density, folder)
@@ -272,16 +270,12 @@ def _scratch_assay_file(density: int, folder: str | os.PathLike[str] | None) -> 
         for candidate in candidates:
             if candidate.is_file():
                 return candidate
-        raise DataUnavailable(
-            f"{origin} is {named}, but there is no {' nor '.join(map(str, candidates))}. {advice}"
-        )
+        raise DataUnavailable(f"{origin} is {named}, but there is no {' nor '.join(map(str, candidates))}. {advice}")
 
     try:
         import pooch
     except ModuleNotFoundError:
-        raise DataUnavailable(
-            f"downloading {name} needs the package pooch (pip install pooch). {advice}"
-        ) from None
+        raise DataUnavailable(f"downloading {name} needs the package pooch (pip install pooch). {advice}") from None
     try:
         fetched = pooch.retrieve(
             url,
@@ -291,13 +285,9 @@ def _scratch_assay_file(density: int, folder: str | os.PathLike[str] | None) -> 
             downloader=pooch.HTTPDownloader(timeout=30),
         )
     except ValueError as error:  # pooch's way to say that the checksum differs
-        raise DataCorrupted(
-            f"{name} was downloaded from {url}, but is not the published file: {error}"
-        ) from None
+        raise DataCorrupted(f"{name} was downloaded from {url}, but is not the published file: {error}") from None
     except OSError as error:  # requests' errors are OSErrors, as are those of an unwritable cache
-        raise DataUnavailable(
-            f"{name} cannot be downloaded ({type(error).__name__}: {error}). {advice}"
-        ) from None
+        raise DataUnavailable(f"{name} cannot be downloaded ({type(error).__name__}: {error}). {advice}") from None
     return Path(fetched)
 
 
@@ -363,8 +353,7 @@ class Brain:
     def axes(self) -> tuple[Array, ...]:
         """Coordinates of the voxel centres in mm along each axis: ``dim`` arrays."""
         return tuple(
-            low + step * np.arange(n)
-            for low, step, n in zip(self.lower, self.spacing, self.mask.shape, strict=True)
+            low + step * np.arange(n) for low, step, n in zip(self.lower, self.spacing, self.mask.shape, strict=True)
         )
 
     def interpolate(self, values: npt.ArrayLike, extend: bool = True) -> Callable[[npt.ArrayLike], Array]:
@@ -516,9 +505,7 @@ def _canonical(image: Any) -> tuple[Array, Array]:
 
     image = nibabel.as_closest_canonical(image)
     if not np.allclose(image.affine[:3, :3], np.eye(3)):
-        raise ValueError(
-            f"the brain maps must be upright with 1 mm voxels, their affine map is {image.affine}"
-        )
+        raise ValueError(f"the brain maps must be upright with 1 mm voxels, their affine map is {image.affine}")
     return np.asarray(image.dataobj, dtype=np.float64), np.array(image.affine[:3, 3], dtype=np.float64)
 
 

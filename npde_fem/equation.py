@@ -392,7 +392,10 @@ class BoundaryCondition:
     """
 
     def checked_component(self, components: int) -> int | None:
-        """Return the component, or raise ValueError if the state has no such component."""
+        """Return the component, None for all; raise ValueError if the state has no such component.
+
+        The one component of a scalar state is all of it.
+        """
         component: int | None = getattr(self, "component", None)
         if component is None:
             return None
@@ -407,11 +410,9 @@ class BoundaryCondition:
                 f"{type(self).__name__}: component {component} given; the state has {components} "
                 f"(0 to {components - 1} allowed)"
             )
-        return component
+        return component if components > 1 else None
 
-    def write(
-        self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr, name: str = "value"
-    ) -> Expr:
+    def write(self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr, name: str = "value") -> Expr:
         """Write boundary data on a domain: UFL of shape ``()``, or ``(m,)`` for all components of a system."""
         scalar = components == 1 or self.checked_component(components) is not None
         label = f"{type(self).__name__} {name}"

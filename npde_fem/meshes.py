@@ -194,9 +194,7 @@ def outline(
 
     def build(stack: ExitStack) -> tuple[Any, int]:
         if not (isinstance(mask, np.ndarray) and mask.dtype == np.bool_):
-            raise TypeError(
-                f"mask must be a boolean array, not {getattr(mask, 'dtype', type(mask).__name__)}"
-            )
+            raise TypeError(f"mask must be a boolean array, not {getattr(mask, 'dtype', type(mask).__name__)}")
         dim = mask.ndim
         if dim not in (2, 3):
             raise ValueError(f"mask must have 2 or 3 dimensions, not {dim}")
@@ -227,9 +225,7 @@ class _Blurred(NamedTuple):
     spacing: Array
 
 
-def _blur(
-    mask: npt.NDArray[np.bool_], lower: Array, spacing: Array, size: float, smoothing: float
-) -> _Blurred:
+def _blur(mask: npt.NDArray[np.bool_], lower: Array, spacing: Array, size: float, smoothing: float) -> _Blurred:
     from scipy import ndimage, optimize
 
     deviation = np.maximum(smoothing, 0.4 * size / spacing)
@@ -321,9 +317,7 @@ def _polygons(rings: list[Array]) -> _Boundary:
         loops = []
         for ring in rings:
             points = [gmsh.model.geo.addPoint(x, y, 0) for x, y in ring]
-            lines = [
-                gmsh.model.geo.addLine(*ends) for ends in zip(points, points[1:] + points[:1], strict=True)
-            ]
+            lines = [gmsh.model.geo.addLine(*ends) for ends in zip(points, points[1:] + points[:1], strict=True)]
             for line in lines:
                 gmsh.model.geo.mesh.setTransfiniteCurve(line, 2)
             loops.append(gmsh.model.geo.addCurveLoop(lines))
@@ -401,9 +395,7 @@ def _surface(blurred: _Blurred, size: float, step: float, rounds: int) -> _Bound
     values, level, lower, spacing = blurred
     width = 1.1 * step
     counts = [int(np.ceil((n - 1) * edge / width)) + 1 for n, edge in zip(values.shape, spacing, strict=True)]
-    nodes = np.meshgrid(
-        *(width * np.arange(n) / edge for n, edge in zip(counts, spacing, strict=True)), indexing="ij"
-    )
+    nodes = np.meshgrid(*(width * np.arange(n) / edge for n, edge in zip(counts, spacing, strict=True)), indexing="ij")
     lattice = ndimage.map_coordinates(values, nodes, order=1, mode="constant")
     pieces, number = ndimage.label(lattice > level)
     if number == 0:
@@ -414,9 +406,7 @@ def _surface(blurred: _Blurred, size: float, step: float, rounds: int) -> _Bound
     small[0] = False
     lattice[small[holes]] = values.max()
 
-    vertices, triangles, _, _ = marching_cubes(
-        lattice, level, spacing=(width,) * 3, gradient_direction="ascent"
-    )
+    vertices, triangles, _, _ = marching_cubes(lattice, level, spacing=(width,) * 3, gradient_direction="ascent")
     vertices, triangles = vertices.astype(np.float64), triangles.astype(np.int64)
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     # Each edge of a closed, consistently oriented surface occurs once each way: the adjacency is symmetric.
@@ -428,9 +418,7 @@ def _surface(blurred: _Blurred, size: float, step: float, rounds: int) -> _Bound
         for _ in range(3):  # Newton steps back to the level set, along its gradient
             points = (vertices / spacing).T
             excess = ndimage.map_coordinates(values, points, order=1, mode="nearest") - level
-            slope = np.stack(
-                [ndimage.map_coordinates(s, points, order=1, mode="nearest") for s in slopes], axis=1
-            )
+            slope = np.stack([ndimage.map_coordinates(s, points, order=1, mode="nearest") for s in slopes], axis=1)
             shift = -excess[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-8 / step**2)[:, None]
             length = np.linalg.norm(shift, axis=1)[:, None]
             vertices = vertices + shift * np.minimum(1, 0.3 * step / np.maximum(length, 1e-12 * step))
@@ -505,17 +493,14 @@ def plate_with_hole(
     """
 
     def build(stack: ExitStack) -> tuple[Any, int]:
-        low, high, middle = (
-            _vector(*pair, 2) for pair in (("lower", lower), ("upper", upper), ("centre", centre))
-        )
+        low, high, middle = (_vector(*pair, 2) for pair in (("lower", lower), ("upper", upper), ("centre", centre)))
         if np.any(low >= high):
             raise ValueError(f"upper must be greater than lower, they are {upper!r} and {lower!r}")
         r, far = _positive("radius", radius), _positive("size", size)
         near = min(far, np.pi * r / 8) if size_hole is None else _positive("size_hole", size_hole)
         if np.any(middle - r <= low) or np.any(middle + r >= high):
             raise ValueError(
-                f"the hole (centre {centre!r}, radius {radius!r}) must lie inside the plate "
-                f"from {lower!r} to {upper!r}"
+                f"the hole (centre {centre!r}, radius {radius!r}) must lie inside the plate from {lower!r} to {upper!r}"
             )
         if cell not in ("triangle", "quadrilateral"):
             raise ValueError(f"cell must be 'triangle' or 'quadrilateral', not {cell!r}")
@@ -610,9 +595,7 @@ def load(comm: MPI.Comm, path: str | os.PathLike[str], gdim: int | None = None) 
             groups = len(model.getPhysicalGroupsForEntity(dim, tag))
             if groups > 1 or (dim == tdim and groups == 0 and len(model.mesh.getElements(dim, tag)[0])):
                 allowed = "one physical group" if dim == tdim else "at most one physical group"
-                raise ValueError(
-                    f"{file}: entity {tag} of dimension {dim} must be in {allowed}, it is in {groups}"
-                )
+                raise ValueError(f"{file}: entity {tag} of dimension {dim} must be in {allowed}, it is in {groups}")
         model.mesh.renumberNodes()
         _, nodes, _ = model.mesh.getNodes()
         extent = np.abs(nodes.reshape(-1, 3)).max(axis=0)

@@ -9,6 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from npde_fem.discretize import FD, FEM, Semidiscrete
+from npde_fem.discretize.grid import GridFunction
+from npde_fem.parallel import alike
+
 import basix.ufl
 import dolfinx.graph
 import dolfinx.mesh
@@ -17,10 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from dolfinx import fem
 from dolfinx.io import VTXWriter, XDMFFile
-
-from npde_fem.discretize import FD, FEM, Semidiscrete
-from npde_fem.discretize.grid import GridFunction
-from npde_fem.parallel import alike
 
 __all__ = ["SUFFIXES", "Writer", "draw", "grid_mesh", "save_figure"]
 
@@ -78,10 +78,7 @@ class _OnMesh:
             mesh, self._index = grid_mesh(problem)
             space = fem.functionspace(mesh, ("Lagrange", 1, shape))
             # Nodes of the geometry and dofs of degree one are numbered differently.
-            self._nodes = np.zeros(mesh.geometry.x.shape[0], dtype=np.int64)
-            dofs = np.zeros_like(self._nodes)
-            self._nodes, dofs = mesh.geometry.dofmap.reshape(-1), space.dofmap.list.reshape(-1)
-            self._dofs = dofs
+            self._nodes, self._dofs = mesh.geometry.dofmaps[0].reshape(-1), space.dofmap.list.reshape(-1)
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
@@ -123,7 +120,9 @@ class Writer:
         comm = problem.comm
         with alike(comm):
             if self.path.suffix not in SUFFIXES:
-                raise ValueError(f"output {str(self.path)!r}: suffix {self.path.suffix!r} given; {', '.join(SUFFIXES)} allowed")
+                raise ValueError(
+                    f"output {str(self.path)!r}: suffix {self.path.suffix!r} given; {', '.join(SUFFIXES)} allowed"
+                )
             if not os.access(self.path.parent, os.W_OK):
                 raise OSError(f"cannot write {self.path}: folder {self.path.parent} is missing or not writable")
         scratch = tempfile.mkdtemp(prefix=".npde-", dir=self.path.parent) if comm.rank == 0 else None
@@ -246,7 +245,9 @@ def draw(frames: list[tuple[float, Any]], title: str, path: str | os.PathLike, m
             axes[0, c].legend(frameon=False)
     else:
         columns = len(frames)
-        figure, axes = plt.subplots(m, columns, figsize=(3.2 * columns + 0.8, 3.0 * m), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            m, columns, figsize=(3.2 * columns + 0.8, 3.0 * m), squeeze=False, layout="constrained"
+        )
         for c in range(m):
             values = np.concatenate([np.ravel(_component(f, c)) for _, f in frames])
             low, high = float(np.nanmin(values)), float(np.nanmax(values))

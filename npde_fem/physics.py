@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ufl
-
 from npde_fem.equation import NPDE, call
+
+import ufl
 
 __all__ = [
     "allen_cahn",

@@ -51,9 +51,9 @@ def check_venv():
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError as error:
-        return (
-            "%s cannot make virtual environments (%s).\n"
-            "On Debian and Ubuntu: apt-get install python3-venv" % (sys.executable, error)
+        return "%s cannot make virtual environments (%s).\nOn Debian and Ubuntu: apt-get install python3-venv" % (
+            sys.executable,
+            error,
         )
     return None
 

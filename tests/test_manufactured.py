@@ -31,19 +31,26 @@ def source(u, x, t):
     return -(u**3) if u.ufl_shape == () else ufl.as_vector([-u[0] * u[1], u[0] ** 2 - u[1]])
 
 
-def wave(x, phase):
-    product = ufl.sin(1.3 * x[0] + 0.4 + phase)
+def wave(x, phase, lib):
+    product = lib.sin(1.3 * x[0] + 0.4 + phase)
     for i in range(1, len(x)):
-        product = product * ufl.cos((1.7 - 0.4 * i) * x[i] - 0.3 - phase)
+        product = product * lib.cos((1.7 - 0.4 * i) * x[i] - 0.3 - phase)
     return product
 
 
-def scalar(x, t):
-    return 0.3 + 0.6 * wave(x, 0.0)
+# Exact solutions, in UFL or (lib=np) in numpy.
 
 
-def pair(x, t):
-    return ufl.as_vector([0.4 + 0.5 * wave(x, 0.0), 0.5 + 0.4 * wave(x, 0.5)])
+def scalar(x, t, *, lib=ufl):
+    return 0.3 + 0.6 * wave(x, 0.0, lib)
+
+
+def pair(x, t, *, lib=ufl):
+    return vector([0.4 + 0.5 * wave(x, 0.0, lib), 0.5 + 0.4 * wave(x, 0.5, lib)], lib)
+
+
+def vector(parts, lib):
+    return ufl.as_vector(parts) if lib is ufl else np.array(parts)
 
 
 def at(axis, value):
@@ -96,11 +103,9 @@ def equation(exact, damping=0.0):
     return npde.manufactured(npde.NPDE(flux=flux, source=source, damping=damping, components=m), exact)
 
 
-def at_points(expression, points, t=0.0):
-    """Values of a UFL function of (x, t) at points of shape (n, d), shape (n, size)."""
-    value = expression(ufl.SpatialCoordinate(npde.equation.abstract_domain(points.shape[1])), t)
-    parts = [value] if value.ufl_shape == () else list(value)
-    return np.array([[part(tuple(point)) for part in parts] for point in points])
+def at_points(exact, points, t=0.0):
+    """Values of an exact solution at points of shape (n, d), shape (n, m)."""
+    return exact(points.T, t, lib=np).reshape(-1, len(points)).T
 
 
 def fd_error(problem, values, exact, t=0.0):
@@ -197,3 +202,105 @@ def test_fem_conditions_by_component(cell, degree, quadrature_degree):
     sizes = (16, 32) if degree == 1 else (6, 12)
     found = fem_orders(equation(pair), pair, cell, degree, sizes, by_component(2), quadrature_degree)
     assert np.all(found > (1.95 if degree == 1 else 2.9))
+
+
+@pytest.mark.parametrize(("exact", "axes"), [("scalar", (0,)), ("scalar", (0, 1)), ("pair", (1,))])
+def test_fd_periodic(exact, axes):
+    """Period 2 pi along ``axes``; Dirichlet on what remains of the boundary."""
+
+    def one(x, t, *, lib=ufl):
+        return 0.4 + 0.3 * lib.sin(x[0]) * lib.cos(x[1])
+
+    def two(x, t, *, lib=ufl):
+        return vector([one(x, t, lib=lib), 0.5 + 0.3 * lib.cos(x[0] + x[1])], lib)
+
+    def periodic_flux(u, x, t):
+        tensor = (2 + ufl.sin(x[0]) * ufl.cos(x[1])) * ufl.as_matrix(TENSOR[2])
+        drift = ufl.as_vector([0.5 + ufl.cos(x[1]), ufl.sin(x[0])])
+        if u.ufl_shape == ():
+            return (1 + u**2) * ufl.dot(tensor, ufl.grad(u)) - u * drift
+        rows = [ufl.dot(tensor, ufl.grad(u[c])) - u[0] * u[1] * drift for c in (0, 1)]
+        return ufl.as_tensor([list(row) for row in rows])
+
+    solution, m = (one, 1) if exact == "scalar" else (two, 2)
+    eq = npde.NPDE(flux=periodic_flux, source=lambda u, x, t: -u, damping=0, components=m)
+    sizes, errors = (16, 32, 64), []
+    bcs = [npde.Periodic(a) for a in axes] + ([npde.Dirichlet(solution)] if len(axes) == 1 else [])
+    for n in sizes:
+        grid = npde.Grid(COMM, (n + 1, n + 1), (0, 0), (2 * np.pi,) * 2)
+        problem = npde.FD(npde.manufactured(eq, solution), grid, bcs)
+        values = npde.solve(problem, 0.4 if m == 1 else (0.4, 0.5), rescue=None).values
+        errors.append(fd_error(problem, values, solution))
+        assert problem.n_global == m * np.prod([n if a in axes else n + 1 for a in (0, 1)])
+    assert np.all(orders(errors, sizes) > 1.95)
+
+
+def test_fem_refuses_periodic():
+    space = dolfinx.fem.functionspace(box("triangle", 3), ("Lagrange", 1))
+    with pytest.raises(TypeError, match="Periodic: not available for FEM"):
+        npde.FEM(equation(scalar), space, [npde.Periodic(0)])
+
+
+@pytest.mark.parametrize("shape", ["square", "L"])
+@pytest.mark.parametrize("exact", [scalar, pair])
+def test_fd_masked(shape, exact):
+    """Voxels centred on the points of a mask, with the exact flux through its staircase surface."""
+    eq, sizes, errors = equation(exact), (16, 32, 64), []
+    for n in sizes:
+        h = 1 / n
+        mask = np.ones((n, n), dtype=bool)
+        if shape == "L":
+            mask[n // 2 :, n // 2 :] = False
+        grid = npde.Grid(COMM, (n, n), (h / 2,) * 2, (1 - h / 2,) * 2, mask=mask)
+        problem = npde.FD(eq.with_source(lambda u, x, t: exact(x, t) - u), grid, [npde.Flux(through(exact))])
+        assert problem.volumes.sum() == pytest.approx(0.75 if shape == "L" else 1.0)
+        errors.append(fd_error(problem, npde.solve(problem, start(exact), rescue=None).values, exact))
+    assert np.all(orders(errors, sizes) > 1.95)
+
+
+def moving(x, t, *, lib=ufl):
+    return 0.3 + 0.5 * wave(x, 0.0, lib) * lib.exp(-t) + 0.1 * lib.sin(3 * t) * x[0]
+
+
+def moving_pair(x, t, *, lib=ufl):
+    return vector([moving(x, t, lib=lib), 0.5 + 0.4 * wave(x, 0.5, lib) * lib.cos(t)], lib)
+
+
+@pytest.mark.parametrize("method", ["fd", "triangle", "quadrilateral"])
+def test_time_dependent_data(method):
+    """Time-dependent Dirichlet, Flux and Robin data and source, with a small step of a second-order scheme."""
+    eq = npde.manufactured(npde.NPDE(flux=flux, source=source, damping=lambda x: 1 + x[0]), moving)
+    sizes, errors = (8, 16) if method == "quadrilateral" else (8, 16, 32), []
+    degree = 2 if method == "quadrilateral" else 1
+    for n in sizes:
+        if method == "fd":
+            problem = npde.FD(eq, npde.Grid(COMM, (n + 1, n + 1), (0, 0), (1, 1)), mixed(moving, 2))
+        else:
+            space = dolfinx.fem.functionspace(box(method, n), ("Lagrange", degree))
+            problem = npde.FEM(eq, space, mixed(moving, 2), quadrature_degree=5)
+        u0 = at_points(moving, problem.coordinates()[:, :2]).ravel()
+        dt = 0.2 / n if degree == 1 else 0.005
+        scheme = npde.CrankNicolson() if degree == 1 else npde.SDIRK2()
+        values = npde.solve(problem, u0, t=(0, 0.2), dt=dt, scheme=scheme, rescue=None).values
+        errors.append((fd_error if method == "fd" else fem_error)(problem, values, moving, 0.2))
+    assert np.all(orders(errors, sizes) > (1.95 if degree == 1 else 2.9))
+
+
+def test_damping_matrix():
+    """Two components whose rates are coupled by a matrix, with time-dependent Dirichlet data, by both methods."""
+    damping = [[1.0, 0.3], [-0.2, 2.0]]
+    eq = npde.manufactured(npde.NPDE(flux=flux, source=source, damping=damping, components=2), moving_pair)
+    for method in ("fd", "fem"):
+        errors, sizes = [], (16, 32)
+        for n in sizes:
+            if method == "fd":
+                problem = npde.FD(eq, npde.Grid(COMM, (n + 1,), (0,), (1,)), mixed(moving_pair, 1))
+            else:
+                space = dolfinx.fem.functionspace(box("interval", n), ("Lagrange", 1, (2,)))
+                problem = npde.FEM(eq, space, mixed(moving_pair, 1), quadrature_degree=5)
+            u0 = at_points(moving_pair, problem.coordinates()[:, :1]).ravel()
+            for scheme, dt in ((npde.SDIRK2(), 0.2 / n), (npde.RK4(), 0.02 / n**2)):
+                values = npde.solve(problem, u0, t=(0, 0.2), dt=dt, scheme=scheme, rescue=None).values
+                errors.append((fd_error if method == "fd" else fem_error)(problem, values, moving_pair, 0.2))
+        assert np.all(orders(errors[::2], sizes) > 1.95), f"{method}, implicit"
+        assert np.all(orders(errors[1::2], sizes) > 1.95), f"{method}, explicit"

@@ -94,9 +94,7 @@ def test_outline_of_a_tangle():
     assert volume(mesh) == pytest.approx(mask.sum(), rel=0.15)
 
 
-@pytest.mark.parametrize(
-    ("dim", "edge", "size", "cells"), [(2, 1, 4, 2900), (2, 1, 8, 710), (3, 4, 8, 16500)]
-)
+@pytest.mark.parametrize(("dim", "edge", "size", "cells"), [(2, 1, 4, 2900), (2, 1, 8, 710), (3, 4, 8, 16500)])
 def test_outline_of_the_brain(dim, edge, size, cells):
     pytest.importorskip("nilearn", reason="nilearn, which carries the brain maps, is not installed")
     brain = datasets.brain(dim, spacing=edge, comm=COMM)

@@ -121,9 +121,7 @@ def test_provider_is_the_name_and_one_dependency(wheels: tuple[Path, Path]) -> N
 
 
 @pytest.mark.parametrize("version", ["0.11.0", "0.11.0.post0"])
-def test_plain_install_where_fenicsx_is_there(
-    machine: Machine, wheels: tuple[Path, Path], version: str
-) -> None:
+def test_plain_install_where_fenicsx_is_there(machine: Machine, wheels: tuple[Path, Path], version: str) -> None:
     machine.has("fenics-dolfinx", version)
     would, said = machine.resolve(wheels[0])
     assert would == {f"npde-fem-{PROJECT['version']}"}, said
@@ -176,9 +174,7 @@ def test_preflight_passes_here(installer: ModuleType) -> None:
     assert installer.check_platform("Linux", "x86_64", ("", "")) is None
 
 
-def test_preflight_says_what_is_wrong_with_python(
-    installer: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preflight_says_what_is_wrong_with_python(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     old = installer.check_python((3, 11, 7))
     assert "3.12" in old and "3.11.7" in old and "PYTHON=" in old
     monkeypatch.setitem(sys.modules, "ensurepip", None)
@@ -221,9 +217,7 @@ def test_make_installs_no_more_than_it_must(tmp_path: Path) -> None:
     everything = '.venv/bin/pip install ./packaging/fenics-dolfinx ".[test]"'
 
     def pip() -> list[str]:
-        done = subprocess.run(
-            ["make", "-n", "install"], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["make", "-n", "install"], cwd=tmp_path, capture_output=True, text=True, check=True)
         return [line for line in done.stdout.splitlines() if "pip install" in line]
 
     def changed(path: Path, later: int) -> None:

@@ -11,15 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import basix.ufl
-import numpy as np
-import numpy.typing as npt
-import ufl
-from mpi4py import MPI
-from petsc4py import PETSc
-from ufl.core.expr import Expr
-from ufl.corealg.traversal import traverse_unique_terminals
-
 from npde_fem.discretize.data import evaluate_callable, finite, select
 from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
 from npde_fem.discretize.jit import compile_c
@@ -48,6 +39,15 @@ from npde_fem.equation import (
     parameters_of,
 )
 from npde_fem.parallel import alike
+
+import basix.ufl
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from petsc4py import PETSc
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FD"]
 
@@ -145,7 +145,9 @@ class FD(Semidiscrete):
         cell = domain.ufl_cell().cellname
 
         def coefficient(shape: tuple[int, ...]) -> ufl.Coefficient:
-            return ufl.Coefficient(ufl.FunctionSpace(domain, basix.ufl.element("Lagrange", cell, 5, shape=shape or None)))
+            return ufl.Coefficient(
+                ufl.FunctionSpace(domain, basix.ufl.element("Lagrange", cell, 5, shape=shape or None))
+            )
 
         u, x, t = coefficient(self.equation.state_shape), ufl.SpatialCoordinate(domain), ufl.Constant(domain)
         normal = ufl.Constant(domain, shape=(self.dim,))
@@ -172,7 +174,9 @@ class FD(Semidiscrete):
             symbol: Expr
             if parameter.is_field:
                 in_cells = parameter.element is not None
-                if in_cells and (parameter.element[0] not in ("DG", "DP", "Discontinuous Lagrange") or parameter.element[1]):
+                if in_cells and (
+                    parameter.element[0] not in ("DG", "DP", "Discontinuous Lagrange") or parameter.element[1]
+                ):
                     raise ValueError(
                         f"Parameter {name!r}: field={parameter.element} given; on a grid True (values at the points) "
                         'or ("DG", 0) (values in the cells) allowed'
@@ -338,8 +342,8 @@ class FD(Semidiscrete):
         if not self.comm.allreduce(count):
             axes = [a for a, periodic in enumerate(self.layout.periodic) if periodic]
             raise ValueError(
-                f"{label}: the marker selects nothing on the boundary of the grid from {self.grid.lower} to {self.grid.upper}"
-                + (f", which has none across its periodic axes {axes}" if axes else "")
+                f"{label}: the marker selects nothing on the boundary of the grid from {self.grid.lower} to "
+                f"{self.grid.upper}" + (f", which has none across its periodic axes {axes}" if axes else "")
             )
 
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
@@ -461,6 +465,7 @@ class FD(Semidiscrete):
         """Take over the current values of the parameters."""
         self.update_numbers()
         self._damping = self._evaluate_damping()
+        self.__dict__.pop("_inverse_damping", None)
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self._prescribed]
 
     def _evaluate_damping(self) -> Array:
@@ -490,6 +495,8 @@ class FD(Semidiscrete):
     def _inverse_damping(self) -> Array:
         b = self._damping
         matrix = self._terms.damping.ufl_shape != ()
+        if matrix and self._prescribed:
+            b = np.where(self._is_constrained[:, :, None], np.eye(self.components), b)
         singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
             raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
@@ -502,8 +509,8 @@ class FD(Semidiscrete):
                 flat, other = u0.values.copy(), u0.layout
                 if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
                     raise ValueError(
-                        f"u0: a grid function of {u0.components} components on {other.points} points given; {m} components "
-                        f"on {layout.points} points, spread alike over the ranks, allowed"
+                        f"u0: a grid function of {u0.components} components on {other.points} points given; {m} "
+                        f"components on {layout.points} points, spread alike over the ranks, allowed"
                     )
             elif callable(u0):
                 flat = evaluate_callable("u0", u0, layout.coordinates(), self.equation.state_shape).reshape(-1)
@@ -597,16 +604,18 @@ class FD(Semidiscrete):
         out[:] = (self._times_damping(shaped) * self.volumes[:, None]).reshape(-1)
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
-        finite = self._advance(t, state, base, step, out)
+        finite = self._advance(t, state, base, step, t_out, out)
         self.constrain(t_out, out)
         return finite
 
-    def _advance(self, t: float, state: Array, base: Array, step: float, out: Array) -> bool:
+    def _advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         inverse = self._inverse_damping
         if inverse.shape == ():
             self._arguments.t = t
             factor = step * float(inverse)
-            bad = self._kernel("advance", "all")(self._arguments, _address(state), _address(base), factor, _address(out))
+            bad = self._kernel("advance", "all")(
+                self._arguments, _address(state), _address(base), factor, _address(out)
+            )
             flat = out.reshape(-1, self.components)
             for e, flux in self._boundary_flux(t, state):
                 scaled = factor * flux / self.volumes[e.points.flat, None]
@@ -615,11 +624,17 @@ class FD(Semidiscrete):
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
-        rates = self._rates.reshape(-1, self.components) / np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
-        matrix = self._terms.damping.ufl_shape != ()
-        change = np.einsum("...ij,...j->...i", inverse, rates) if matrix else rates * inverse
-        inner = out[self.layout.inner]
-        np.add(base[self.layout.inner], step * change.reshape(inner.shape), out=inner)
+        change = self._rates.reshape(-1, self.components) / np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
+        change *= step
+        before, inner = base[self.layout.inner], out[self.layout.inner]
+        if self._terms.damping.ufl_shape == ():
+            change *= inverse
+        else:
+            # A prescribed component moves as its data says; the others feel that through the matrix.
+            self.constrain(t_out, out)
+            change = np.where(self._is_constrained, (inner - before).reshape(change.shape), change)
+            change = np.einsum("...ij,...j->...i", inverse, change)
+        np.add(before, change.reshape(inner.shape), out=inner)
         return bool(np.all(np.isfinite(inner)))
 
     def constrain(self, t: float, state: Array) -> None:
@@ -747,7 +762,7 @@ class FD(Semidiscrete):
         s = self._symbols
         expression = self._bind(BoundaryCondition().write(function, self.components, self._domain, s.x, s.t))
         everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
-        values = self._evaluator(expression, everywhere)[0](t, None)
+        values = self._evaluator("function", expression, everywhere)[0](t, None)
         return np.where(self._inside[:, None], values, 0.0).reshape(-1)
 
     def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:

@@ -9,21 +9,10 @@ integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
-
-import dolfinx.fem.petsc
-import numpy as np
-import numpy.typing as npt
-import ufl
-from dolfinx import fem, la
-from dolfinx import mesh as dmesh
-from mpi4py import MPI
-from petsc4py import PETSc
-from ufl import classes
-from ufl.core.expr import Expr
-from ufl.corealg.traversal import traverse_unique_terminals
 
 from npde_fem.discretize.data import evaluate_callable, finite, select
 from npde_fem.discretize.jit import form_options
@@ -38,9 +27,23 @@ from npde_fem.equation import (
     Periodic,
     Robin,
     Terms,
+    as_numbers,
+    checked_conditions,
     parameters_of,
 )
 from npde_fem.parallel import alike
+
+import dolfinx.fem.petsc
+import numpy as np
+import numpy.typing as npt
+import ufl
+from dolfinx import fem, la
+from dolfinx import mesh as dmesh
+from mpi4py import MPI
+from petsc4py import PETSc
+from ufl import classes
+from ufl.core.expr import Expr
+from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FEM"]
 
@@ -108,12 +111,10 @@ class FEM(Semidiscrete):
         self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
         self.dim, self.components = space.mesh.geometry.dim, equation.components
         self._facet_tags, self._lumped = facet_tags, mass == "lumped"
-        for bc in bcs:
-            if not isinstance(bc, BoundaryCondition):
-                raise TypeError(f"bcs: boundary conditions expected, got {bc!r}")
-            if isinstance(bc, Periodic):
-                raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
-            bc.checked_component(self.components)
+        bcs = checked_conditions(bcs, self.components)
+        if any(isinstance(bc, Periodic) for bc in bcs):
+            raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
+        self._check_options(facet_tags, quadrature_degree)
         metadata = {} if quadrature_degree is None else {"quadrature_degree": quadrature_degree}
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
@@ -124,7 +125,7 @@ class FEM(Semidiscrete):
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
         terms = equation.terms(self.mesh.ufl_domain(), self._u, self._x, self._t)
-        self._terms = Terms(*(self._bind(term) for term in terms))
+        self._terms = Terms(*(self._bind(label, term) for label, term in zip(Terms._fields, terms, strict=True)))
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
         self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin)])
@@ -140,11 +141,17 @@ class FEM(Semidiscrete):
 
     @staticmethod
     def _check_space(equation: NPDE, space: Any, mass: str) -> None:
+        if not isinstance(equation, NPDE):
+            raise TypeError(f"equation must be an NPDE, not {equation!r}")
         if not isinstance(space, fem.FunctionSpace):
             raise TypeError(f"space must be a dolfinx.fem.FunctionSpace, not {type(space).__name__}")
         element = space.ufl_element()
         if element.family_name not in ("P", "Q") or element.discontinuous:
-            raise ValueError(f"space: continuous Lagrange elements allowed, {element} given")
+            kind = "discontinuous" if element.discontinuous else "continuous"
+            raise ValueError(
+                f"space: continuous Lagrange elements (P or Q) allowed, {kind} {element.family_name} of degree "
+                f"{element.degree} given"
+            )
         if tuple(space.value_shape) != equation.state_shape:
             raise ValueError(
                 f"space has value shape {tuple(space.value_shape)}; the state of an equation of {equation.components} "
@@ -160,7 +167,16 @@ class FEM(Semidiscrete):
         if mass == "lumped" and element.degree != 1:
             raise ValueError(f'mass="lumped" needs degree 1, the space has degree {element.degree}')
 
-    def _bind(self, expression: Expr) -> Expr:
+    def _check_options(self, facet_tags: Any, quadrature_degree: Any) -> None:
+        fdim = self.mesh.topology.dim - 1
+        if facet_tags is not None and not isinstance(facet_tags, dmesh.MeshTags):
+            raise TypeError(f"facet_tags must be dolfinx.mesh.MeshTags, not {type(facet_tags).__name__}")
+        if facet_tags is not None and facet_tags.dim != fdim:
+            raise ValueError(f"facet_tags: tags of entities of dimension {facet_tags.dim} given; {fdim} allowed")
+        if quadrature_degree is not None and not (isinstance(quadrature_degree, int) and quadrature_degree >= 0):
+            raise ValueError(f"quadrature_degree: an integer from 0 on, or None, allowed; {quadrature_degree!r} given")
+
+    def _bind(self, label: str, expression: Expr) -> Expr:
         """Replace parameters by DOLFINx constants and functions, made as they are met."""
         for name, parameter in parameters_of([expression]).items():
             if self.parameters.setdefault(name, parameter) is not parameter:
@@ -171,12 +187,31 @@ class FEM(Semidiscrete):
                 self._bound[parameter] = self._field_function(parameter)
             else:
                 self._bound[parameter] = fem.Constant(self.mesh, parameter.value)
-        return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+        bound = ufl.replace(expression, {p: b for p, b in self._bound.items()})
+        for terminal in traverse_unique_terminals(bound):
+            if isinstance(terminal, ufl.Coefficient | ufl.Constant) and not isinstance(
+                terminal, fem.Function | fem.Constant
+            ):
+                raise ValueError(
+                    f"{label} contains {terminal!r}, a {type(terminal).__name__} of UFL without values; a Parameter, "
+                    "or a DOLFINx function on the same mesh, allowed"
+                )
+            if any(domain != self.mesh.ufl_domain() for domain in ufl.domain.extract_domains(terminal)):
+                raise ValueError(
+                    f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
+                    "on the same mesh, allowed"
+                )
+        return bound
 
     def _field_function(self, parameter: Parameter) -> fem.Function:
         element = self.space.ufl_element()
         description = parameter.element or (element.family_name, element.degree)
-        space = fem.functionspace(self.mesh, (*description[:2], parameter.ufl_shape))
+        try:
+            space = fem.functionspace(self.mesh, (*description[:2], parameter.ufl_shape))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"Parameter {parameter.name!r}: field={parameter.element!r} is no element on this mesh: {error}"
+            ) from error
         function = fem.Function(space, name=parameter.name)
         function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
         with alike(self.comm):
@@ -193,15 +228,21 @@ class FEM(Semidiscrete):
             if data.function_space == space:
                 out[:] = data.x.array
             else:
-                like.interpolate(data)
+                try:
+                    like.interpolate(data)
+                except RuntimeError as error:
+                    raise ValueError(
+                        f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
+                        f"mesh and shape {shape} allowed"
+                    ) from error
                 out[:] = like.x.array
         with alike(self.comm):
             if callable(data) and not isinstance(data, fem.Function):
                 out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
             elif not isinstance(data, fem.Function):
-                array = np.asarray(data, dtype=np.float64)
-                if array.shape == shape:
-                    out[:] = np.broadcast_to(array, (out.size // max(1, array.size), *shape)).reshape(-1)
+                array = as_numbers(label, data)
+                if array.shape in {(), shape}:
+                    out[:] = np.broadcast_to(array, (out.size // bs, *shape)).reshape(-1)
                 elif array.shape == (owned,):
                     out[:owned] = array
                 else:
@@ -219,24 +260,43 @@ class FEM(Semidiscrete):
         if where is None:
             facets = dmesh.exterior_facet_indices(mesh.topology)
         elif callable(where):
-            # A user's error must surface as such, so the marker is tried before DOLFINx calls it.
+            # With the connectivity made above, DOLFINx finds the facets without communication.
             with alike(self.comm):
-                select(label, where, mesh.geometry.x.T.copy())
-            facets = dmesh.locate_entities_boundary(mesh, fdim, where)
+                facets = dmesh.locate_entities_boundary(mesh, fdim, lambda x: select(label, where, x))
         else:
-            if self._facet_tags is None:
-                raise ValueError(f"{label}: marker {where!r} is a tag, but FEM was given no facet_tags")
-            facets = np.concatenate([self._facet_tags.find(int(tag)) for tag in np.atleast_1d(where)])
+            facets = self._tagged_facets(label, where)
         if not self.comm.allreduce(facets.size):
             raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
         return facets.astype(np.int32)
+
+    def _tagged_facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
+        try:
+            tags = [operator.index(tag) for tag in np.atleast_1d(where)]
+        except TypeError as error:
+            raise TypeError(
+                f"{label}: where must be None, a callable on coordinates, or tags (integers), not {where!r}"
+            ) from error
+        if self._facet_tags is None:
+            raise ValueError(f"{label}: marker {where!r} is a tag, but FEM was given no facet_tags")
+        found = np.concatenate([self._facet_tags.find(tag) for tag in tags])
+        if not self.comm.allreduce(found.size):
+            parts = self.comm.allgather(np.unique(self._facet_tags.values).tolist())
+            raise ValueError(
+                f"{label}: tag {where!r} selects nothing; facet_tags has {sorted({v for part in parts for v in part})}"
+            )
+        return found
 
     def _weak_form(self, bcs: Sequence[Flux | Robin]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         exterior = fem.IntegralType.facet if hasattr(fem.IntegralType, "facet") else fem.IntegralType.exterior_facet
         marked = [
-            (k, fem.compute_integration_domains(exterior, self.mesh.topology, self._facets(type(bc).__name__, bc.where)))
+            (
+                k,
+                fem.compute_integration_domains(
+                    exterior, self.mesh.topology, self._facets(type(bc).__name__, bc.where)
+                ),
+            )
             for k, bc in enumerate(bcs)
         ]
         ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=marked or None, metadata=self._metadata)
@@ -248,11 +308,13 @@ class FEM(Semidiscrete):
         for k, bc in enumerate(bcs):
             component = bc.checked_component(self.components)
             part = (lambda w, c=component: w) if component is None else (lambda w, c=component: w[c])
-            q = self._bind(bc.write(bc.value, self.components, domain, self._x, t, normal))
+            label = type(bc).__name__
+            q = self._bind(f"{label} value", bc.write(bc.value, self.components, domain, self._x, t, normal))
             if q != 0:
                 terms_flux.append(ufl.inner(q, part(v)) * ds(k))
             if isinstance(bc, Robin):
-                alpha = self._bind(bc.write(bc.coefficient, 1, domain, self._x, t, normal))
+                alpha = bc.write(bc.coefficient, 1, domain, self._x, t, normal, name="coefficient")
+                alpha = self._bind("Robin coefficient", alpha)
                 terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
         self._residuals: dict[Part, ufl.Form | None] = {
             "flux": sum(terms_flux[1:], terms_flux[0]) if terms_flux else None,
@@ -278,7 +340,8 @@ class FEM(Semidiscrete):
         fdim = self.mesh.topology.dim - 1
         facets = self._facets("Dirichlet", bc.where)
         component = bc.checked_component(self.components)
-        data = self._bind(bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t))
+        data = bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t)
+        data = self._bind("Dirichlet value", data)
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
             values = fem.Function(self.space)
@@ -372,11 +435,8 @@ class FEM(Semidiscrete):
         self._set_state(t, values)
         cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
         worst, where = 0.0, None
-        for component, expression in enumerate(self.__dict__["diffusion"]):
-            if isinstance(expression, np.ndarray):
-                d = expression[None] if cells.size else expression[:0, None]
-            else:
-                d = expression.eval(self.mesh, cells).reshape(-1, self.dim, self.dim)
+        for component, evaluate in enumerate(self.__dict__["diffusion"]):
+            d = evaluate(cells)
             if not d.size:
                 continue
             lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
@@ -391,8 +451,8 @@ class FEM(Semidiscrete):
                     f"near x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
                 )
 
-    def _diffusion_expressions(self) -> list[fem.Expression | Array]:
-        """dF/d(grad u) of each component: at the cells' midpoints, or as one matrix where it is a number."""
+    def _diffusion_expressions(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
+        """dF/d(grad u) of each component, as functions (see :meth:`_at_midpoints`)."""
         gradient = ufl.Coefficient(
             ufl.FunctionSpace(self.mesh.ufl_domain(), _gradient_element(self.space, ufl.grad(self._u).ufl_shape))
         )
@@ -400,20 +460,24 @@ class FEM(Semidiscrete):
         by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(self._u)})
         m = self.components
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
-        tdim = self.mesh.topology.dim
-        midpoint = dolfinx.cpp.mesh.CellType
-        simplex = self.mesh.topology.cell_type in (midpoint.interval, midpoint.triangle, midpoint.tetrahedron)
+        return [self._at_midpoints(ufl.as_tensor(block)) for block in blocks]
+
+    def _at_midpoints(self, expression: Expr) -> Callable[[npt.NDArray[np.int32]], Array]:
+        """Return a function that gives an expression's values at the midpoints of cells, shape (n, *its shape).
+
+        If the expression is a number or made of numbers, that is n = 1.
+        """
+        expression, shape = lower(expression), expression.ufl_shape
+        if not ufl.domain.extract_domains(expression):
+            constant = np.zeros((1, *shape))
+            for index, part in components(expression).items():
+                constant[(0, *index)] = part(())
+            return lambda cells: constant[: cells.size]
+        tdim, kind = self.mesh.topology.dim, dolfinx.cpp.mesh.CellType
+        simplex = self.mesh.topology.cell_type in (kind.interval, kind.triangle, kind.tetrahedron)
         point = np.full((1, tdim), 1 / (tdim + 1) if simplex else 0.5)
-        found: list[fem.Expression | Array] = []
-        for block in (lower(ufl.as_tensor(b)) for b in blocks):
-            if ufl.domain.extract_domains(block):
-                found.append(fem.Expression(block, point, comm=self.comm, jit_options=form_options(), dtype=np.float64))
-            else:
-                matrix = np.zeros((self.dim, self.dim))
-                for index, part in components(block).items():
-                    matrix[index] = part(())
-                found.append(matrix)
-        return found
+        compiled = fem.Expression(expression, point, comm=self.comm, jit_options=form_options(), dtype=np.float64)
+        return lambda cells: np.asarray(compiled.eval(self.mesh, cells), dtype=np.float64).reshape(-1, *shape)
 
     def new_state(self) -> Array:
         return np.zeros(self.n_owned)
@@ -476,8 +540,19 @@ class FEM(Semidiscrete):
         self._mass_matrix.mult(x, y)
         out[:] = y.array_r
 
+    def _check_damping(self) -> None:
+        """Raise ValueError if damping cannot be inverted at some cell's midpoint."""
+        if "damping" not in self.__dict__:
+            self.__dict__["damping"] = self._at_midpoints(self._terms.damping)
+        cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
+        b = self.__dict__["damping"](cells)
+        singular = np.any((np.linalg.det(b) if b.ndim > 1 else b) == 0)
+        if self.comm.allreduce(bool(singular), op=MPI.LOR):
+            raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
+
     def _mass_solver(self) -> PETSc.KSP:
         if self._inverse_mass is None:
+            self._check_damping()
             matrix = self._mass_matrix.duplicate(copy=True)
             start, _ = matrix.getOwnershipRange()
             matrix.zeroRowsColumns(self.constrained + start, diag=1.0)
@@ -489,7 +564,6 @@ class FEM(Semidiscrete):
                 solver.setType(PETSc.KSP.Type.GMRES)
             solver.getPC().setType(PETSc.PC.Type.JACOBI)
             solver.setTolerances(rtol=1e-12)
-            solver.setErrorIfNotConverged(True)
             solver.setFromOptions()
             self._inverse_mass = solver
         return self._inverse_mass
@@ -514,6 +588,14 @@ class FEM(Semidiscrete):
             rates *= step
         y.array[:] = rates
         solver.solve(y, x)
+        reason = solver.getConvergedReason()
+        if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
+            return False
+        if reason < 0:
+            raise RuntimeError(
+                f"the solve with the mass matrix did not converge (KSP reason {reason}); its solver is set by PETSc "
+                "options such as -npde_mass_ksp_type"
+            )
         np.add(base, x.array_r, out=out)
         return bool(np.all(np.isfinite(out)))
 
@@ -594,7 +676,7 @@ class FEM(Semidiscrete):
 
     def _write_exact(self, function: Callable) -> Expr:
         domain = self.mesh.ufl_domain()
-        return self._bind(BoundaryCondition().write(function, self.components, domain, self._x, self._t))
+        return self._bind("function", BoundaryCondition().write(function, self.components, domain, self._x, self._t))
 
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         points = self.space.element.interpolation_points

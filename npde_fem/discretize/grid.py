@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from npde_fem.parallel import alike
+
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
-
-from npde_fem.parallel import alike
 
 __all__ = ["Grid", "GridFunction", "Halo", "Layout"]
 
@@ -242,9 +242,7 @@ class Halo:
                 return MPI.DOUBLE.Create_subarray(list(sizes), sub, at).Commit()
 
             n = sizes[along]
-            self._moves.append(
-                ("send", neighbour(-1), neighbour(1), layer(1), layer(n - 1), layer(n - 2), layer(0))
-            )
+            self._moves.append(("send", neighbour(-1), neighbour(1), layer(1), layer(n - 1), layer(n - 2), layer(0)))
 
     def exchange(self, array: npt.NDArray[np.float64]) -> None:
         """Fill the ghosts of ``array`` (of ghosted shape) from the neighbours that own them."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ufl
 from ufl import classes
+from ufl.algorithms import strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.expand_indices import expand_indices
@@ -39,8 +40,11 @@ _COMPARISONS = {
 
 
 def lower(expression: Expr) -> Expr:
-    """Expand compound algebra and derivatives, leaving gradients of terminals only."""
-    return apply_derivatives(apply_algebra_lowering(expression))
+    """Expand compound algebra and derivatives, leaving gradients of terminals only.
+
+    Variables go once they are differentiated by: expand_indices mixes up the components of one that is a vector.
+    """
+    return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))
 
 
 def partial(expression: Expr, symbol: ufl.Coefficient) -> Expr:

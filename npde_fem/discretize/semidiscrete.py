@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+from npde_fem.equation import NPDE, Parameter
+
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
-
-from npde_fem.equation import NPDE, Parameter
 
 __all__ = ["Array", "Part", "Semidiscrete"]
 

@@ -22,14 +22,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
+from npde_fem.discretize.scalar import Code, components, lower, partial
+
 import basix.ufl
 import numpy as np
 import ufl
 from ufl import classes
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import unique_pre_traversal
-
-from npde_fem.discretize.scalar import Code, components, lower, partial
 
 __all__ = [
     "Field",
@@ -336,7 +336,9 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
             if index[-1] == a:
                 value = code.emit(part)
                 sign, scale = "+" if high else "-", _face_scale(s, a)
-                terms[index[0] if m > 1 else 0].append(f"{sign} ({_open(s, a, high)} != 0.0 ? {value} : 0.0) * ({scale})")
+                terms[index[0] if m > 1 else 0].append(
+                    f"{sign} ({_open(s, a, high)} != 0.0 ? {value} : 0.0) * ({scale})"
+                )
         body += code.lines
     code = Code(_point(s), prefix="s_")
     for index, part in components(source).items():
@@ -462,7 +464,11 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
         text = " ".join(entries.get((offsets[k], row, column), ["0.0"]))
         store.append(f"J[{(k * m + row) * m + column}] = {text};")
     if s.masked:
-        store = [store[0], f"if (!mask[P]) {{ for (int k = 0; k < {ns * m * m}; ++k) J[k] = 0.0; continue; }}", *store[1:]]
+        store = [
+            store[0],
+            f"if (!mask[P]) {{ for (int k = 0; k < {ns * m * m}; ++k) J[k] = 0.0; continue; }}",
+            *store[1:],
+        ]
     code_lines = [
         "void jacobian(const grid_t *g, const double *restrict U, double factor, double *restrict out) {",
         *_declare(s),

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from math import ceil, isfinite
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from mpi4py import MPI
-from tqdm import tqdm
-
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import is_terminal
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.restart import save
 from npde_fem.solve.schemes import CrankNicolson, Scheme
 from npde_fem.solve.steppers import ExplicitStepper, ImplicitStepper, make_stepper
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from tqdm import tqdm
 
 __all__ = ["Adaptive", "Solution", "SolveError", "solve", "spectral_radius"]
 
@@ -51,9 +51,13 @@ class Adaptive:
     smallest: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "atol"):
+        for name in ("rtol", "atol", "first", "smallest"):
             value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
+            if name == "first" and value is None:
+                continue
+            if not isinstance(value, int | float | np.number):
+                raise TypeError(f"Adaptive: {name} must be a number, not {value!r}")
+            if not (isfinite(value) and (value > 0 or (name == "smallest" and value == 0))):
                 raise ValueError(f"Adaptive: {name} must be positive and finite, not {value}")
 
 
@@ -175,17 +179,20 @@ def solve(
     begun = time.perf_counter()
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
-    if problem.equation.inertia != 0:
+    if np.any(np.asarray(problem.equation.inertia, dtype=object) != 0):
         raise ValueError("solve: the equation has inertia (second order in time); no scheme here integrates it")
     problem.update()
     values = problem.initial(u0)
     if problem.stationary:
-        if t is not None or dt is not None:
-            raise ValueError("solve: t and dt given, but the equation is stationary (damping = inertia = 0)")
+        if any(given is not None for given in (t, dt, observe)):
+            raise ValueError(
+                "solve: t and dt (and observe) are for equations with a time derivative; this one is stationary "
+                "(damping = inertia = 0)"
+            )
         problem.check_diffusion(0.0, values)
         return _solve_stationary(problem, values, rescue, begun)
     t0, t1 = _interval(t)
-    scheme = scheme or CrankNicolson()
+    scheme = CrankNicolson() if scheme is None else scheme
     if not isinstance(scheme, Scheme):
         raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
     step = _step(dt, t0, t1, scheme)
@@ -406,7 +413,12 @@ def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Calla
         return [], callback
     if callable(observe):
         return [], observe
-    times = [float(v) for v in np.atleast_1d(observe)]
+    try:
+        times = [float(v) for v in np.atleast_1d(observe)]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"observe must be times, a function (t, u), or a pair (times, function), not {observe!r}"
+        ) from error
     slack = 1e-12 * (t1 - t0)
     for v in times:
         if not (t0 - slack <= v <= t1 + slack):

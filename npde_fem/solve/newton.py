@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 import warnings
 
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+
 import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
-
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 
 __all__ = ["Newton"]
 
@@ -84,18 +84,23 @@ class Newton:
         ksp = self.snes.ksp
         options = PETSc.Options("npde_")
         symmetric = self._is_symmetric()
-        ksp.setType(PETSc.KSP.Type.CG if symmetric else self._unsymmetric_type)
+        self._set_linear_solver(symmetric)
         ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
         self._symmetric = symmetric and self._with_state and not options.hasName("ksp_type")
         self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
         self._set_snes_atol = not options.hasName("snes_atol")
-        self._set_ksp_atol = not options.hasName("ksp_atol")
+        self._set_ksp_atol = not (options.hasName("ksp_atol") or options.hasName("ksp_type"))
         self._configured = True
 
-    @property
-    def _unsymmetric_type(self) -> str:
-        return PETSc.KSP.Type.GMRES if self.stationary else PETSc.KSP.Type.BCGS
+    def _set_linear_solver(self, symmetric: bool) -> None:
+        """Choose the Krylov method, its residual in the norm that Newton's method uses: they share a tolerance."""
+        ksp = self.snes.ksp
+        unsymmetric = PETSc.KSP.Type.GMRES if self.stationary else PETSc.KSP.Type.BCGS
+        ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
+        if not PETSc.Options("npde_").hasName("ksp_type"):  # another method may not know that norm
+            ksp.setPCSide(PETSc.PC.Side.LEFT if symmetric else PETSc.PC.Side.RIGHT)
+            ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
 
     def _is_symmetric(self) -> bool:
         """Compare x.Ay with y.Ax for two fixed rough vectors."""
@@ -125,6 +130,8 @@ class Newton:
             )
         ksp = self.snes.ksp
         ksp.setType(PETSc.KSP.Type.PREONLY)
+        ksp.setPCSide(PETSc.PC.Side.LEFT)
+        ksp.setNormType(PETSc.KSP.NormType.NONE)
         ksp.getPC().setType(PETSc.PC.Type.LU)
         if self.problem.comm.size > 1 or PETSc.Sys.hasExternalPackage("mumps"):
             ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
@@ -167,12 +174,17 @@ class Newton:
         begun = time.perf_counter()
         self.problem.load(values, self._state)
         self.problem.jacobian(
-            self._t, self._state, 0.0 if self.stationary else 1.0, 1.0 if self.stationary else self._w, self.matrix, self.part
+            self._t,
+            self._state,
+            0.0 if self.stationary else 1.0,
+            1.0 if self.stationary else self._w,
+            self.matrix,
+            self.part,
         )
         # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
         if self._symmetric and not self.direct and not self._is_symmetric():
             self._symmetric = False
-            self.snes.ksp.setType(self._unsymmetric_type)
+            self._set_linear_solver(symmetric=False)
         self._stale = self.stationary and self._with_state
         self._assembled_for = (self._w, self._t)
         self.assembly_seconds += time.perf_counter() - begun
@@ -200,7 +212,11 @@ class Newton:
         """
         self._b, self._w, self._t = b, w, t
         self._prescribed = guess[self.problem.constrained]
-        if self._assembled_for is None or self._assembled_for[0] != w or (self._with_time and self._assembled_for[1] != t):
+        if (
+            self._assembled_for is None
+            or self._assembled_for[0] != w
+            or (self._with_time and self._assembled_for[1] != t)
+        ):
             self._stale = True
         self.x.array[:] = guess
         if not self._configured:
@@ -213,7 +229,11 @@ class Newton:
             if self._set_ksp_atol:
                 self.snes.ksp.setTolerances(atol=0.5 * floor)
         converged = self._run()
-        if not converged and not self.direct and self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE:
+        if (
+            not converged
+            and not self.direct
+            and self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE
+        ):
             self.use_direct_solver()
             self.x.array[:] = guess
             converged = self._run()

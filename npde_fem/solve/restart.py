@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-from petsc4py import PETSc
-
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import alike
 
+import numpy as np
+from petsc4py import PETSc
+
 __all__ = ["restore", "save"]
+
+_VECTOR = 1211214
+"""PETSc's mark of a vector, the first integer of the file (VEC_FILE_CLASSID, petscvec.h); the second is its length."""
 
 
 def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
@@ -25,10 +28,15 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
         If the folder is missing or cannot be written, alike on all ranks.
     """
     path = Path(path)
-    with alike(problem.comm):
-        if not os.access(path.parent, os.W_OK):
-            raise OSError(f"cannot write {path}: folder {path.parent} is missing or not writable")
     aside = path.with_name(path.name + ".part")
+    with alike(problem.comm):
+        if path.is_dir():
+            raise IsADirectoryError(f"cannot write {path}: it is a folder")
+        if problem.comm.rank == 0:
+            try:
+                aside.touch()
+            except OSError as error:
+                raise OSError(f"cannot write {path}: {error}") from error
     vector = PETSc.Vec().createMPI((problem.n_owned, problem.n_global), comm=problem.comm)
     vector.array[:] = values
     viewer = PETSc.Viewer().create(problem.comm)
@@ -51,15 +59,19 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If the file is missing, or of another size than the problem's state.
+    OSError, ValueError
+        If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, or one of another size
+        than the problem's.
     """
+    path = Path(path)
     with alike(problem.comm):
-        if not Path(path).exists():
+        if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
-        count = (Path(path).stat().st_size - 8) // 8
-        if count != problem.n_global:
-            raise ValueError(f"{path} holds {count} values; the problem has {problem.n_global}")
+        header = np.fromfile(path, dtype=np.dtype(PETSc.IntType).newbyteorder(">"), count=2)
+        if header.size < 2 or header[0] != _VECTOR or path.stat().st_size != header.nbytes + 8 * header[1]:
+            raise ValueError(f"{path} is no saved state, or not whole")
+        if header[1] != problem.n_global:
+            raise ValueError(f"{path} holds {header[1]} values; the problem has {problem.n_global}")
     vector = PETSc.Vec().createMPI((problem.n_owned, problem.n_global), comm=problem.comm)
     viewer = PETSc.Viewer().createBinary(str(path), "r", comm=problem.comm)
     vector.load(viewer)

@@ -142,11 +142,7 @@ def IMEX() -> Scheme:
     )
 
 
-SCHEMES = {
-    s.name: make
-    for make in (ForwardEuler, RK4, BackwardEuler, CrankNicolson, SDIRK2, IMEX)
-    for s in (make(),)
-}
+SCHEMES = {s.name: make for make in (ForwardEuler, RK4, BackwardEuler, CrankNicolson, SDIRK2, IMEX) for s in (make(),)}
 """Makers of the schemes by name."""
 
 

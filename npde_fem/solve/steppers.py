@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-import numpy as np
-from mpi4py import MPI
-
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.schemes import Scheme
+
+import numpy as np
+from mpi4py import MPI
 
 __all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "make_stepper"]
 
@@ -72,9 +72,7 @@ class ExplicitStepper:
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
             base = _combine(stage.combine, self._states, self._base, self._work)
-            good &= self.problem.advance(
-                before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1]
-            )
+            good &= self.problem.advance(before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1])
             before = now
         self.assembly_seconds += time.perf_counter() - begun
         self._flag[0] = good

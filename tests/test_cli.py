@@ -1,0 +1,132 @@
+"""The command line: what it prints, writes and refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from npde_fem.cli import main
+
+import pytest
+
+
+def rows_of(path):
+    return json.loads(Path(path).read_text())["rows"]
+
+
+def test_compare_writes_table_json_and_figure(tmp_path, capsys):
+    out, plot = tmp_path / "heat.json", tmp_path / "heat.png"
+    assert (
+        main(["compare", "heat", "--cells", "8", "16", "--degree", "1", "--json", str(out), "--plot", str(plot)]) == 0
+    )
+    rows = rows_of(out)
+    assert [(r["method"], r["cells"]) for r in rows] == [("fd", 8), ("fd", 16), ("fem", 8), ("fem", 16)]
+    assert rows[0]["order"] is None and rows[1]["order"] == pytest.approx(2, abs=0.1)
+    assert rows[3]["order"] == pytest.approx(2, abs=0.1)
+    assert rows[0]["unknowns"] == 81 and rows[1]["unknowns"] == 289
+    assert all(r["seconds"] >= r["seconds_assembly"] > 0 for r in rows)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    text = capsys.readouterr().out
+    assert "FEM P1" in text and f"{rows[0]['error_l2']:.3e}" in text
+
+
+@pytest.mark.parametrize("equation", ["poisson", "diffusion-reaction", "porous-fisher", "allen-cahn", "gray-scott"])
+def test_compare_one_dimension(equation, tmp_path):
+    out = tmp_path / "rows.json"
+    assert main(["compare", equation, "--dim", "1", "--cells", "16", "32", "--degree", "1", "--json", str(out)]) == 0
+    assert all(r["order"] > 1.9 for r in rows_of(out) if r["order"] is not None)
+
+
+def test_compare_explicit_scheme(tmp_path):
+    out = tmp_path / "rows.json"
+    arguments = ["compare", "fisher-kpp", "--dim", "1", "--cells", "16", "32", "--degree", "1", "--scheme", "rk4"]
+    assert main([*arguments, "--json", str(out)]) == 0
+    assert all(r["order"] > 1.9 for r in rows_of(out) if r["order"] is not None)
+
+
+@pytest.mark.parametrize("suffix", [".bp", ".xdmf", ".png"])
+@pytest.mark.parametrize("method", ["fem", "fd"])
+def test_solve_writes(method, suffix, tmp_path, capsys):
+    out = tmp_path / f"u{suffix}"
+    arguments = ["solve", "heat", "--method", method, "--cells", "12", "--dt", "0.05", "--frames", "3"]
+    assert main([*arguments, "--output", str(out)]) == 0
+    assert out.exists() and f"written: {out}" in capsys.readouterr().out
+    assert not list(tmp_path.glob(".npde*"))
+
+
+def test_solve_parameter_and_adaptive(capsys):
+    assert main(["solve", "heat", "--cells", "8", "--set", "D=0", "--adaptive", "1e-3"]) == 0
+    still = capsys.readouterr().out
+    assert "u in [0, 1]" in still
+
+
+def test_petsc_options_reach_the_solver(capsys):
+    assert main(["solve", "poisson", "--cells", "8", "-npde_snes_monitor", "-npde_ksp_type", "gmres"]) == 0
+    from petsc4py import PETSc
+
+    options = PETSc.Options()
+    assert options.getString("npde_ksp_type") == "gmres"
+    for name in ("npde_snes_monitor", "npde_ksp_type"):
+        options.delValue(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "fisher-kp"], "did you mean 'fisher-kpp'?"),
+        (["solve", "grey-scott"], "did you mean 'gray-scott'?"),
+        (["compare", "heat", "--scheme", "cranknicolson"], "did you mean 'crank-nicolson'?"),
+        (["compare", "heat", "--cells", "0"], "positive whole number"),
+        (["compare", "heat", "--json", "/nowhere/rows.json"], "missing or not writable"),
+        (["solve", "heat", "--output", "u.vtk"], "must end in .bp or .xdmf or .png"),
+        (["solve", "heat", "--dt", "nan"], "positive number"),
+        (["solv", "heat"], "invalid choice"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "heat", "--cells", "16", "8"], "cells must increase"),
+        (["solve", "heat", "--cells", "8", "--set", "d=1"], "did you mean 'D'?"),
+        (["solve", "heat", "--cells", "8", "--set", "D=much"], "--set D=much"),
+        (["solve", "heat", "--cells", "8", "--set", "D=-1"], "negative diffusion"),
+        (["solve", "heat", "--method", "fd", "--scheme", "rk4", "--dt", "0.5"], "stability limit"),
+    ],
+)
+def test_bad_values(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_is_readable(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    text = capsys.readouterr().out
+    assert "travelling wave" in text and "--cells" in text and max(map(len, text.splitlines())) < 130
+
+
+def test_under_mpirun(tmp_path):
+    """Table and files come once, with the same errors as on one rank; a bad name is refused once."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    command = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", "2", sys.executable, "-m", "npde_fem.cli"]
+    out, one = tmp_path / "two.json", tmp_path / "one.json"
+    arguments = ["compare", "fisher-kpp", "--cells", "8", "16", "--degree", "1"]
+    run = subprocess.run(
+        [*command, *arguments, "--json", str(out)], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("unknowns") == 1 and run.stdout.count("FEM P1") == 2
+    assert main([*arguments, "--json", str(one)]) == 0
+    for a, b in zip(rows_of(one), rows_of(out), strict=True):
+        assert a["error_l2"] == pytest.approx(b["error_l2"], rel=1e-6)
+    bad = subprocess.run([*command, "solve", "heet"], capture_output=True, text=True, timeout=100, check=False)
+    assert bad.returncode != 0 and bad.stderr.count("did you mean 'heat'?") == 1
+    info = subprocess.run([*command, "info"], capture_output=True, text=True, timeout=200, check=False)
+    assert info.returncode == 0 and "ranks           2" in info.stdout and info.stdout.count("good") == 2

@@ -1,0 +1,69 @@
+"""Every code block of the README runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+SCRIPTS = [code for kind, code in BLOCKS if kind == "python"]
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for kind, code in BLOCKS
+    if kind == "sh"
+    for line in code.splitlines()
+    if shlex.split(line, comments=True)
+]
+
+
+def run(command, folder, timeout=300):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_readme_has_code():
+    assert SCRIPTS and COMMANDS
+    assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
+
+
+@pytest.mark.parametrize("number", range(len(SCRIPTS)))
+def test_script(number, tmp_path):
+    script = tmp_path / "readme.py"
+    script.write_text(SCRIPTS[number])
+    lines = run([sys.executable, str(script)], tmp_path).splitlines()
+    fem, fd = (float(line.split("mass")[1]) for line in lines)
+    assert fem == pytest.approx(fd, rel=2e-3)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])
+def test_npde_command(command, tmp_path):
+    run(command, tmp_path)
+    for option in ("--plot", "--json", "--output"):
+        if option in command:
+            assert (tmp_path / command[command.index(option) + 1]).stat().st_size > 100
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "make"], ids=lambda c: c[1])
+def test_make_target(command):
+    # Running them for real is what continuous integration does, around these tests.
+    plan = run([*command, "--dry-run", "--always-make"], ROOT)
+    assert "pip install ./packaging/fenics-dolfinx" in plan
+    assert ("demos/glioma.py" if "demo" in command else "pytest") in plan
+
+
+def test_all_commands_are_covered():
+    assert {c[0] for c in COMMANDS} == {"npde", "make"}
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
