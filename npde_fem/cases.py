@@ -186,9 +186,8 @@ KNOWN = {
             "u_t = D lap u + r u (1 - u/K), the travelling wave of speed 5/sqrt(6)",
             _fisher,
             _fisher_wave,
-            None,
-            _dirichlet,
-            (-5.0, 5.0),
+            conditions=_dirichlet,
+            sides=(-5.0, 5.0),
         ),
         Case(
             "porous-fisher",
@@ -242,6 +241,11 @@ def _rough(dim: int) -> Callable:
     return waves
 
 
+def _catalyst(dim: int) -> NPDE:
+    k = Parameter("k", 1.0)
+    return physics.diffusion_reaction(Parameter("D", 0.02), lambda u, x, t: -k * u**3)
+
+
 def _gray_scott_seed(dim: int) -> Callable:
     def seed(x: Any) -> Any:
         spot = 0.25 * (1 + np.tanh((0.1 - np.sqrt(_radius(dim, 1.25)(x))) / 0.02)) * (1 + 0.1 * _rough(dim)(x))
@@ -264,9 +268,7 @@ SCENES = {
         Case(
             "diffusion-reaction",
             "a catalyst fed through its surface: -D lap u + k u^3 = 0, u = 1 at the rim",
-            lambda dim: physics.diffusion_reaction(
-                Parameter("D", 0.02), lambda u, x, t, k=Parameter("k", 1.0): -k * u**3
-            ),
+            _catalyst,
             initial=lambda dim: lambda x: 1.0 + 0.0 * x[0],
             conditions=lambda exact: [Dirichlet(1.0)],
             end=None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import npde_fem
 from npde_fem import SolveError, brain, cases, compare
@@ -48,7 +48,7 @@ Options of PETSc take the prefix npde_, for instance  -npde_ksp_type gmres -npde
 class _Parser(argparse.ArgumentParser):
     """Speaks on rank 0 only."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         if MPI.COMM_WORLD.rank == 0:
             super()._print_message(message, file)
 
@@ -207,15 +207,10 @@ def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         compare.write_json(rows, arguments.json, comm)
     if arguments.plot:
         tissue = brain.anatomy(arguments.dim, spacings[-1], comm=comm)
-        u0, times = brain.seed(tissue), np.linspace(0, brain.DAYS, 29)
-        runs = [
-            brain.simulate(problem, u0, times)
-            for problem in (
-                brain.glioma_fd(comm, tissue),
-                brain.glioma_fem(comm, tissue, float(spacings[-1]), degree),
-            )
-        ]
-        brain.figure(arguments.plot, tissue, *runs, [times[k] for k in (10, 16, 22, 28)], differences)
+        u0, times = brain.seed(tissue), np.linspace(0, brain.DAYS, 29).tolist()
+        fd = brain.simulate(brain.glioma_fd(comm, tissue), u0, times)
+        fem = brain.simulate(brain.glioma_fem(comm, tissue, float(spacings[-1]), degree), u0, times)
+        brain.figure(arguments.plot, tissue, fd, fem, [times[k] for k in (10, 16, 22, 28)], differences)
 
 
 def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
@@ -230,7 +225,7 @@ def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     else:
         problem = brain.glioma_fem(comm, tissue, arguments.spacing or 2.0 * (arguments.dim - 1), arguments.degree)
     _set_parameters(problem, arguments.set)
-    times = np.linspace(0.0, arguments.end or brain.DAYS, max(2, arguments.frames))
+    times = np.linspace(0.0, arguments.end or brain.DAYS, max(2, arguments.frames)).tolist()
     say(comm, f"glioma: {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
     writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
     with writer as write:
@@ -271,8 +266,8 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     options: dict[str, Any] = {}
     frames: list[float] = [0.0]
     if not problem.stationary:
-        end = arguments.end or case.end
-        frames = list(np.linspace(0.0, end, max(2, arguments.frames)))
+        end = arguments.end or case.end or 1.0
+        frames = np.linspace(0.0, end, max(2, arguments.frames)).tolist()
         scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
         dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
         options = {"t": (0.0, end), "dt": dt, "scheme": scheme}

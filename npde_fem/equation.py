@@ -276,7 +276,7 @@ class NPDE:
             If a term has the wrong shape, or two parameters share a name.
         """
         d, m, shape = domain.geometric_dimension, self.components, self.state_shape
-        matrix_shapes = [()] if m == 1 else [(), (m, m)]
+        matrix_shapes: list[tuple[int, ...]] = [()] if m == 1 else [(), (m, m)]
         with writing_on(domain):
             terms = Terms(
                 flux=_write("flux", self.flux, (u, x, t), [(*shape, d)]),

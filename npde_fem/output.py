@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from dolfinx import fem
 from dolfinx.io import VTXWriter, XDMFFile
+from mpi4py import MPI
 
 __all__ = ["SUFFIXES", "Writer", "draw", "grid_mesh", "save_figure"]
 
@@ -51,7 +52,7 @@ def grid_mesh(problem: FD) -> tuple[dolfinx.mesh.Mesh, npt.NDArray[np.int64]]:
     cells = np.ravel_multi_index(tuple(corners[a][:, None] + offsets[a] for a in range(d)), counts)
     inside = problem.inside(ghosted)
     cells = cells[inside[cells].all(axis=1)]
-    first = layout.comm.exscan(x.shape[0]) or 0
+    first = MPI.Intracomm(layout.comm).scan(x.shape[0]) - x.shape[0]
     kind = {1: "interval", 2: "quadrilateral", 3: "hexahedron"}[d]
 
     def stay(comm: Any, parts: int, kinds: Any, topology: Any) -> Any:
@@ -187,7 +188,7 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
 
 def _gather(problem: Semidiscrete, u: Any) -> dict[str, Any] | None:
     """Collect on rank 0 what a figure needs: coordinates, values (n, m), and triangles in 2D."""
-    m = problem.components
+    m = problem.equation.components
     if isinstance(u, GridFunction):
         assert isinstance(problem, FD)
         whole = u.gather()

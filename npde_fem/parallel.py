@@ -25,7 +25,7 @@ def alike(comm: MPI.Comm) -> Iterator[None]:
     error: Exception | None = None
     try:
         yield
-    except Exception as caught:
+    except Exception as caught:  # noqa: BLE001 - whatever it is, it is raised again, on every rank
         error = caught
     if comm.size == 1:
         if error is not None:

@@ -81,6 +81,7 @@ def select(label: str, marker: Callable | None, x: npt.NDArray[np.float64]) -> n
         chosen = np.full(n, chosen)
     if chosen.shape != (n,) or chosen.dtype != np.bool_:
         raise ValueError(
-            f"{label}: the marker returned {chosen.dtype} of shape {chosen.shape} for {n} points; ({n},) booleans allowed"
+            f"{label}: the marker returned {chosen.dtype} of shape {chosen.shape} for {n} points; "
+            f"({n},) booleans allowed"
         )
     return chosen

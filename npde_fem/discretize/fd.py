@@ -125,17 +125,17 @@ class FD(Semidiscrete):
         self.layout = Layout(grid, tuple(a in periodic_axes for a in range(self.dim)), m)
         self._write_equation()
         self._place_mask()
-        self._arguments = self._make_arguments()
         self._halo = Halo(self.layout, m)
         self._buffer = self.new_state()
         self._rates = np.zeros(self.n_owned)
-        self._fields = {p.name: self._field_values(p) for p in self._field_parameters}
-        self._point_fields()
-        self.update_numbers()
         self._kernels: dict[str, Callable] = {}
         self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
         self._exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
         self._finish_constraints()
+        # Boundary data may bring parameters of its own, so their values are laid out last.
+        self._arguments = self._make_arguments()
+        self._fields = {p.name: self._field_values(p) for p in self._field_parameters}
+        self._point_fields()
         self.update()
 
     # -- setting up ------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class FD(Semidiscrete):
         self._domain, self._coefficient = domain, coefficient
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
-        self._bound: dict[Expr, Expr] = {}
+        self._bound: dict[Parameter, Expr] = {}
         self._symbols = Symbols(self.dim, m, u, x, t, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
@@ -174,9 +174,7 @@ class FD(Semidiscrete):
             symbol: Expr
             if parameter.is_field:
                 in_cells = parameter.element is not None
-                if in_cells and (
-                    parameter.element[0] not in ("DG", "DP", "Discontinuous Lagrange") or parameter.element[1]
-                ):
+                if parameter.element not in (None, ("DG", 0), ("DP", 0), ("Discontinuous Lagrange", 0)):
                     raise ValueError(
                         f"Parameter {name!r}: field={parameter.element} given; on a grid True (values at the points) "
                         'or ("DG", 0) (values in the cells) allowed'

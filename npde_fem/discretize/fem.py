@@ -159,8 +159,8 @@ class FEM(Semidiscrete):
             )
         if space.mesh.topology.dim != space.mesh.geometry.dim:
             raise ValueError(
-                f"space: mesh of topological dimension {space.mesh.topology.dim} in {space.mesh.geometry.dim} dimensions "
-                "given; both must be equal"
+                f"space: mesh of topological dimension {space.mesh.topology.dim} in {space.mesh.geometry.dim} "
+                "dimensions given; both must be equal"
             )
         if mass not in ("consistent", "lumped"):
             raise ValueError(f'mass: "consistent" or "lumped" allowed, {mass!r} given')
@@ -247,7 +247,8 @@ class FEM(Semidiscrete):
                     out[:owned] = array
                 else:
                     raise ValueError(
-                        f"{label}: array of shape {array.shape} given; {shape} or this rank's owned dofs ({owned},) allowed"
+                        f"{label}: array of shape {array.shape} given; {shape} or this rank's owned dofs ({owned},) "
+                        "allowed"
                     )
             finite(label, out)
         return out
@@ -289,16 +290,11 @@ class FEM(Semidiscrete):
     def _weak_form(self, bcs: Sequence[Flux | Robin]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
-        exterior = fem.IntegralType.facet if hasattr(fem.IntegralType, "facet") else fem.IntegralType.exterior_facet
-        marked = [
-            (
-                k,
-                fem.compute_integration_domains(
-                    exterior, self.mesh.topology, self._facets(type(bc).__name__, bc.where)
-                ),
-            )
-            for k, bc in enumerate(bcs)
-        ]
+        marked = []
+        for k, bc in enumerate(bcs):
+            facets = self._facets(type(bc).__name__, bc.where)
+            kind = fem.IntegralType.exterior_facet
+            marked.append((k, fem.compute_integration_domains(kind, self.mesh.topology, facets)))
         ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=marked or None, metadata=self._metadata)
         flux, source = self._terms.flux, self._terms.source
         terms_flux = [] if flux == 0 else [-ufl.inner(flux, ufl.grad(v)) * dx]
@@ -326,7 +322,7 @@ class FEM(Semidiscrete):
         self._operators: dict[Part, _Operator] = {}
 
     def _mass_form(self, u: Any, v: Any) -> ufl.Form:
-        metadata = dict(self._metadata)
+        metadata: dict[str, Any] = self._metadata
         if self._lumped:
             metadata = {"quadrature_rule": "vertex", "quadrature_degree": 1}
         dx = ufl.Measure("dx", domain=self.mesh, metadata=metadata)

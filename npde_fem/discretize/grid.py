@@ -132,7 +132,8 @@ class Layout:
             self.dm.setUp()
         except PETSc.Error as error:
             raise ValueError(
-                f"Grid: {self.points} points cannot be spread over {self.comm.size} ranks; use fewer ranks or more points"
+                f"Grid: {self.points} points cannot be spread over {self.comm.size} ranks; "
+                "use fewer ranks or more points"
             ) from error
         (self.start, self.end) = (tuple(c) for c in zip(*self.dm.getRanges(), strict=True))
         self.local = tuple(e - s for s, e in zip(self.start, self.end, strict=True))

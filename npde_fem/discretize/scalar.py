@@ -16,6 +16,7 @@ from ufl.algorithms import strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.expand_indices import expand_indices
+from ufl.algorithms.remove_complex_nodes import remove_complex_nodes
 from ufl.core.expr import Expr
 
 __all__ = ["Code", "components", "lower", "partial"]
@@ -24,8 +25,8 @@ Leaf = Callable[[Expr, tuple[int, ...]], str]
 
 _FUNCTIONS = {
     "ln": "log",
-    "bessel_j": "jn",
-    "bessel_y": "yn",
+    "cyl_bessel_j": "jn",
+    "cyl_bessel_y": "yn",
 }
 _COMPARISONS = {
     classes.LT: "<",
@@ -44,7 +45,7 @@ def lower(expression: Expr) -> Expr:
 
     Variables go once they are differentiated by: expand_indices mixes up the components of one that is a vector.
     """
-    return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))
+    return strip_variables(apply_derivatives(remove_complex_nodes(apply_algebra_lowering(expression))))
 
 
 def partial(expression: Expr, symbol: ufl.Coefficient) -> Expr:

@@ -460,9 +460,9 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
     ns = len(offsets)
     flat = " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, d))])
     store = [f"double *restrict J = out + ({flat}) * {ns * m * m};"]
-    for k, (row, column) in product(range(ns), product(range(m), repeat=2)):
-        text = " ".join(entries.get((offsets[k], row, column), ["0.0"]))
-        store.append(f"J[{(k * m + row) * m + column}] = {text};")
+    for n, (offset, row, column) in enumerate(product(offsets, range(m), range(m))):
+        text = " ".join(entries.get((offset, row, column), ["0.0"]))
+        store.append(f"J[{n}] = {text};")
     if s.masked:
         store = [
             store[0],

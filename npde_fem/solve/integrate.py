@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 from typing import Any
@@ -198,21 +199,21 @@ def solve(
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
     problem.check_diffusion(t0, values)
-    stepper = make_stepper(problem, scheme)
-    stepper.start(t0, values)
-    stepper.values(values)
-    if scheme.is_explicit:
-        _check_stability(problem, scheme, t0, values, step)
-    run = _Run(problem, scheme, stepper, step, callback, rescue)
-    bar = tqdm(
-        total=t1 - t0,
-        desc=problem.equation.name,
-        disable=not (progress and is_terminal(problem.comm)),
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
-        leave=False,
-    )
-    with bar:
-        run.bar = bar
+    with ExitStack() as stack:
+        stepper = make_stepper(problem, scheme)
+        stack.callback(stepper.destroy)
+        stepper.start(t0, values)
+        stepper.values(values)
+        if scheme.is_explicit:
+            _check_stability(problem, scheme, t0, values, step)
+        bar = tqdm(
+            total=t1 - t0,
+            desc=problem.equation.name,
+            disable=not (progress and is_terminal(problem.comm)),
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
+            leave=False,
+        )
+        run = _Run(problem, scheme, stepper, step, callback, rescue, stack.enter_context(bar))
         solution = run.through(t0, t1, times, values)
     solution.seconds = time.perf_counter() - begun
     return solution
@@ -229,13 +230,14 @@ class _Run:
         dt: float | Adaptive,
         callback: Callable[[float, Any], None] | None,
         rescue: str | os.PathLike | None,
+        bar: Any,
     ) -> None:
         self.problem, self.scheme, self.stepper, self.dt = problem, scheme, stepper, dt
         self.callback, self.rescue = callback, rescue
         self.shown: Any = None
         self.steps: list[tuple[float, float]] = []
         self.rejected = 0
-        self.bar: Any = None
+        self.bar = bar
         self.next_dt = 0.0
         self.each_step = True
         self.current = np.zeros(problem.n_owned)
@@ -360,21 +362,24 @@ def _solve_stationary(problem: Semidiscrete, values: Array, rescue: str | os.Pat
     problem.constrain(0.0, state)
     problem.store(state, values)
     newton = Newton(problem, "all", stationary=True)
-    if not newton.solve(0.0, values, 1.0, values, 0.0):
-        message = (
-            f"the stationary solve failed: Newton's method did not converge (SNES reason "
-            f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
+    try:
+        if not newton.solve(0.0, values, 1.0, values, 0.0):
+            message = (
+                f"the stationary solve failed: Newton's method did not converge (SNES reason "
+                f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
+            )
+            raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
+        return Solution(
+            problem,
+            0.0,
+            np.array(newton.x.array_r),
+            newton_iterations=newton.newton_iterations,
+            linear_iterations=newton.linear_iterations,
+            seconds=time.perf_counter() - begun,
+            assembly_seconds=newton.assembly_seconds,
         )
-        raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
-    return Solution(
-        problem,
-        0.0,
-        np.array(newton.x.array_r),
-        newton_iterations=newton.newton_iterations,
-        linear_iterations=newton.linear_iterations,
-        seconds=time.perf_counter() - begun,
-        assembly_seconds=newton.assembly_seconds,
-    )
+    finally:
+        newton.destroy()
 
 
 def _interval(t: Any) -> tuple[float, float]:

@@ -47,6 +47,7 @@ class Newton:
         self._with_state, self._with_time = problem.varies(part)
         self.matrix = problem.new_matrix()
         self.x, self._f = self.matrix.createVecs()
+        self._probes = tuple(self.x.duplicate() for _ in range(3))
         self.rate = np.zeros(problem.n_owned)
         self._state, self._work = problem.new_state(), np.zeros(problem.n_owned)
         self._evaluated, self._evaluated_at = np.full(problem.n_owned, np.nan), np.nan
@@ -61,6 +62,11 @@ class Newton:
         self.direct = False
         self._make_snes()
 
+    def destroy(self) -> None:
+        """Free the PETSc objects now, on all ranks together, rather than when the garbage collector comes by."""
+        for thing in (self.snes, self.matrix, self.x, self._f, *self._probes):
+            thing.destroy()
+
     def _make_snes(self) -> None:
         snes = PETSc.SNES().create(self.problem.comm)
         snes.setOptionsPrefix("npde_")
@@ -72,7 +78,7 @@ class Newton:
         # A stationary solve may begin at its solution: no residual to reduce, or none beyond round-off.
         atol, stol = (np.finfo(float).tiny, _TOLERANCE) if self.stationary else (0.0, 0.0)
         snes.setTolerances(rtol=_TOLERANCE, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
-        # A Newton correction needs few digits, a linear solve all of them; the absolute tolerance, set a step, ends both.
+        # A Newton correction needs few digits, a linear solve all; the absolute tolerance, set a step, ends both.
         snes.ksp.setTolerances(rtol=1e-4 if self._with_state else 1e-12, max_it=10_000)
         self.snes = snes
         self._configured = self._symmetric = False
@@ -104,8 +110,7 @@ class Newton:
 
     def _is_symmetric(self) -> bool:
         """Compare x.Ay with y.Ax for two fixed rough vectors."""
-        x, y = self.matrix.createVecs()
-        z = x.duplicate()
+        x, y, z = self._probes
         start, end = x.getOwnershipRange()
         index = np.arange(start, end, dtype=np.float64)
         x.array[:] = np.sin(1.0 + 12.9898 * index) + 0.5
@@ -115,8 +120,6 @@ class Newton:
         scale = x.norm() * z.norm()
         self.matrix.mult(x, z)
         two = y.dot(z)
-        for vector in (x, y, z):
-            vector.destroy()
         return bool(abs(one - two) <= 1e-12 * max(scale, 1e-300))
 
     def use_direct_solver(self) -> None:

@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``at`` (its time, in steps), ``combine`` (a_ij), ``explicit`` (b_i), ``lagged`` (d_i), ``implicit`` (g_i)."""
+    """One stage: its time ``at`` in steps, a_ij (combine), b_i (explicit), d_i (lagged), g_i (implicit)."""
 
     at: float
     combine: tuple[float, ...]

@@ -36,6 +36,9 @@ class Stepper(Protocol):
     def values(self, out: Array) -> None:
         """Copy the state's owned dofs into ``out``."""
 
+    def destroy(self) -> None:
+        """Free what a garbage collector must not free, on all ranks together."""
+
     def error(self, atol: float, rtol: float) -> float:
         """Weighted root-mean-square norm of the last step's error estimate, 1 at the tolerance."""
 
@@ -86,6 +89,9 @@ class ExplicitStepper:
 
     def values(self, out: Array) -> None:
         self.problem.store(self._states[0], out)
+
+    def destroy(self) -> None:
+        """Nothing to free: states are numpy arrays."""
 
     def error(self, atol: float, rtol: float) -> float:
         raise ValueError(f"{self.scheme.name} has no error estimate")
@@ -182,6 +188,9 @@ class ImplicitStepper:
 
     def values(self, out: Array) -> None:
         out[:] = self._u[0]
+
+    def destroy(self) -> None:
+        self.newton.destroy()
 
     def error(self, atol: float, rtol: float) -> float:
         self._base[:] = 0.0
