@@ -99,7 +99,9 @@ say(comm, f"u, L2 on the common voxels              {end.relative:8.2%}")
 
 # And against resolution: both methods on voxels and elements of equal size, finer and finer.
 
-coarse_to_fine = (8, 4) if arguments.quick else (4, 2, 1) if dim == 2 else (8, 6, 4)
+coarse_to_fine = {2: (4, 2, 1), 3: (8, 6, 4)}[dim]
+if arguments.quick:
+    coarse_to_fine = {2: (8, 4), 3: (10, 8)}[dim]
 differences = brain.compare_resolutions(comm, dim, coarse_to_fine, days=arguments.days, dt=arguments.dt)
 say(comm, "\n size, mm   unknowns FD / FEM     seconds FD / FEM   u, L2   T1Gd size   T2 size")
 for d in differences:

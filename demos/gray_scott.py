@@ -1,20 +1,20 @@
 """Patterns of Gray and Scott: on a square by finite differences, on a plate with a hole by finite elements.
 
     python demos/gray_scott.py
-    mpirun -n 2 python demos/gray_scott.py --cells 192 --time 6000
+    mpirun -n 2 python demos/gray_scott.py --cells 160 --time 6000
 
-Two chemicals of concentrations u and v diffuse; v feeds on u and makes more of itself (Pearson 1993, Science 261, 189-192):
+Two chemicals of concentrations u and v diffuse; v feeds on u and makes more of itself (Pearson 1993, Science 261,
+189-192):
 
     u_t = D_u lap u - u v^2 + F (1 - u)
     v_t = D_v lap v + u v^2 - (F + k) v
 
-Fresh u flows in at the rate F, and v is taken out at the rate F + k. The uniform state u = 1, v = 0 is stable, but a finite
-disturbance grows into spots that split, worms, or labyrinths. Nothing of the equation is linear in an interesting way,
-and the patterns are a fair test: they depend on geometry and boundary, and the two components diffuse unlike.
+Fresh u flows in at the rate F, and v is taken out at the rate F + k. The uniform state u = 1, v = 0 is stable, but a
+finite disturbance grows into spots that split, worms, or labyrinths, which depend on the geometry and its edge.
 
-The same equation object is solved twice: by FD on a square that is periodic, and by FEM on a plate of the same size with a
-round hole, through whose edges nothing flows, on an unstructured mesh by gmsh. The time scheme takes diffusion implicitly
-and the reaction, which is not stiff, explicitly; so the matrix stays the same and is assembled once.
+The same equation object is solved twice: by FD on a square that is periodic, and by FEM on a plate of the same size
+with a round hole, through whose edges nothing flows, on an unstructured mesh by gmsh. The time scheme takes diffusion
+implicitly and the reaction, which is not stiff, explicitly; so the matrix stays the same and is assembled once.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import dolfinx
 import numpy as np
 from mpi4py import MPI
 
-PATTERNS = {  # feed rate F and rate of removal k - F, after Pearson's classes
+PATTERNS = {  # F and k
     "labyrinth": (0.037, 0.060),
     "spots": (0.030, 0.062),
     "holes": (0.039, 0.058),
@@ -37,9 +37,9 @@ PATTERNS = {  # feed rate F and rate of removal k - F, after Pearson's classes
 
 parser = argparse.ArgumentParser(description="Gray-Scott patterns by FD on a square, by FEM on a plate with a hole.")
 parser.add_argument("--pattern", choices=PATTERNS, default="labyrinth", help="which one (default: labyrinth)")
-parser.add_argument("--cells", type=int, default=128, help="cells along a side (default: 128)")
-parser.add_argument("--time", type=float, default=4000.0, help="length of the run (default: 4000)")
-parser.add_argument("--dt", type=float, default=4.0, help="time step (default: 4)")
+parser.add_argument("--cells", type=int, default=96, help="cells along a side (default: 96)")
+parser.add_argument("--time", type=float, default=3000.0, help="length of the run (default: 3000)")
+parser.add_argument("--dt", type=float, default=5.0, help="time step (default: 5)")
 parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the results (default: results)")
 parser.add_argument("--quick", action="store_true", help="a coarse, short run of some seconds")
 arguments = parser.parse_args()
@@ -51,16 +51,16 @@ arguments.output.mkdir(parents=True, exist_ok=True)
 feed, kill = PATTERNS[arguments.pattern]
 equation = npde.physics.gray_scott(diffusion_u=2e-5, diffusion_v=1e-5, feed=feed, kill=kill)
 
-# A square of side 2 and a plate of the same size. A wave of the pattern is some 0.2 long.
+# A square and a plate of the same side. A wave of the pattern is some 0.15 long, so a cell must be far smaller.
 
-side, n = 2.0, arguments.cells
+side, n = 1.25, arguments.cells
 square = npde.FD(equation, npde.Grid(comm, (n + 1, n + 1), (0, 0), (side, side)), [npde.Periodic(0), npde.Periodic(1)])
 plate = plate_with_hole(comm, (0, 0), (side, side), centre=(0.6 * side, 0.5 * side), radius=0.2 * side, size=side / n)
 holed = npde.FEM(equation, dolfinx.fem.functionspace(plate.mesh, ("Lagrange", 1, (2,))))
 
 # The disturbance: some drops of v, at fixed random places, the same for both and for any number of ranks.
 
-drops = np.random.default_rng(7).uniform(0.05 * side, 0.95 * side, size=(24, 2))
+drops = np.random.default_rng(7).uniform(0.05 * side, 0.95 * side, size=(12, 2))
 
 
 def disturbed(x):
@@ -109,7 +109,7 @@ if comm.rank == 0:
         axes[1, k].tripcolor(x, y, numbers, np.concatenate(on_mesh[k]).ravel(), shading="gouraud", **look)
         axes[0, k].set_title(f"t = {t:g}")
         for axis in axes[:, k]:
-            axis.set(aspect="equal", xticks=[], yticks=[])
+            axis.set(aspect="equal", xlim=(0, side), ylim=(0, side), xticks=[], yticks=[])
             axis.set_frame_on(False)
     axes[0, 0].set_ylabel("FD, periodic square")
     axes[1, 0].set_ylabel("FEM, plate with a hole")

@@ -30,7 +30,7 @@ def test_agree_to_second_order_without_a_known_solution():
     """Fisher-KPP on three grids: the difference at shared vertices falls by four where the spacing halves."""
     rate = npde.Parameter("r", lambda x: 2 + np.sin(3 * x[0]), field=True)
     eq = npde.NPDE(flux=lambda u, x, t: 0.05 * (1 + x[1]) * ufl.grad(u), source=lambda u, x, t: rate * u * (1 - u))
-    bcs = [npde.Dirichlet(0.1, lambda x: np.isclose(x[0], 0)), npde.Robin(0.5, 0.2, lambda x: np.isclose(x[1], 1))]
+    bcs = [npde.Dirichlet(0.1, lambda x: np.isclose(x[0], 0)), npde.Robin(0.5, 0.2, lambda x: np.isclose(x[0], 1))]
 
     def u0(x):
         return 0.1 + 0.5 * np.sin(0.5 * np.pi * x[0]) ** 2 * np.cos(0.5 * np.pi * x[1]) ** 2
@@ -46,15 +46,21 @@ def test_agree_to_second_order_without_a_known_solution():
         differences.append([np.sqrt(np.mean(difference**2)), np.abs(difference).max()])
         assert np.ptp(ends[0]) > 0.3
     orders = np.log2(np.array(differences[:-1]) / differences[1:])
-    assert np.all(orders[:, 0] > 1.9), orders
-    assert np.all(orders[:, 1] > 1.7), orders
+    assert np.all(orders[:, 0] > 1.95), orders
+    # The largest difference is at the corners that one triangle covers, where elements converge as h^2 log h.
+    assert np.all(orders[:, 1] > 1.5), orders
     assert differences[-1][1] < 1e-3
 
 
 @pytest.mark.parametrize("dim", [1, 2])
-@pytest.mark.parametrize("bcs", [[], [npde.Dirichlet(0.5, lambda x: np.isclose(x[0], 0)), npde.Flux(0.7)]], ids=["", "bcs"])
-def test_laplacian_equals_lumped_elements(dim, bcs):
-    """On a uniform grid, right-diagonal triangles: rates over masses agree to round-off, at the boundary too."""
+@pytest.mark.parametrize("closed", [True, False])
+def test_laplacian_equals_lumped_elements(dim, closed):
+    """On a uniform grid, right-diagonal triangles: integrated rates agree to round-off, at the boundary too.
+
+    So do rates over masses, but at the corners of the square: there the lumped mass is that of one or two thirds of
+    triangles, h^2 / 6 or h^2 / 3, the control volume h^2 / 4.
+    """
+    bcs = [] if closed else [npde.Dirichlet(0.5, lambda x: np.isclose(x[0], 0)), npde.Flux(0.7)]
     fd, fem = pair_of(npde.physics.heat(diffusion=0.7), 6, dim, bcs, mass="lumped")
     found = []
     for problem in (fd, fem):
@@ -70,17 +76,19 @@ def test_laplacian_equals_lumped_elements(dim, bcs):
         moved = np.zeros(problem.n_owned)
         problem.store(out, moved)
         found.append([by_coordinates(problem, v) for v in (rates, rates / masses, moved)])
-    scale = np.abs(found[0][1]).max()
-    if dim == 1 or not bcs:
-        np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-13 * scale)
-        np.testing.assert_allclose(found[0][2], found[1][2], atol=1e-13 * scale)
+    x = np.sort(fd.coordinates().round(9).view("f8,f8,f8").ravel()).view(float).reshape(-1, 3)[:, :dim]
+    edges = np.isclose(x, 0) | np.isclose(x, 1)
+    same = np.full(len(x), True) if dim == 1 else ~edges.all(axis=1)
+    assert np.sum(~same) == (0 if dim == 1 else 4)
+    for k, where in ((0, slice(None)), (1, same), (2, same)):
+        expected = found[1][k][where]
+        np.testing.assert_allclose(found[0][k][where], expected, atol=1e-13 * np.abs(expected).max())
 
 
 def test_lumped_steps_are_the_same():
     """So explicit steps of the heat equation are the same numbers."""
-    fd, fem = pair_of(npde.physics.heat(), 8, 2, mass="lumped")
-    ends = [
-        by_coordinates(p, npde.solve(p, lambda x: x[0] ** 2 + x[1], t=(0, 0.1), dt=1e-3, scheme=npde.RK4(), rescue=None).values)
-        for p in (fd, fem)
-    ]
+    ends = []
+    for problem in pair_of(npde.physics.heat(), 16, 1, mass="lumped"):
+        solution = npde.solve(problem, lambda x: x[0] ** 2, t=(0, 0.1), dt=1e-3, scheme=npde.RK4(), rescue=None)
+        ends.append(by_coordinates(problem, solution.values))
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)

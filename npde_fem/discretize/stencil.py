@@ -214,13 +214,14 @@ def _declare(s: Symbols) -> list[str]:
 
 def _axis_state(s: Symbols, a: int) -> list[str]:
     """C declarations for position ``I{a}`` on axis ``a``: openness of the two sides, slope weights, coordinate."""
-    if a == 0:
-        lines = []
-    else:
-        lines = [
-            f"const double blo{a} = (g->periodic[{a}] || I{a} > 0) ? 1.0 : 0.0;",
-            f"const double bhi{a} = (g->periodic[{a}] || I{a} < g->size[{a}] - 1) ? 1.0 : 0.0;",
-        ]
+    first, last = (f"I{a} == 0", f"I{a} == g->size[{a}] - 1") if a else ("part == 0", "part == 2")
+    lines = [
+        f"const double blo{a} = ({first} && !g->periodic[{a}]) ? 0.0 : 1.0;",
+        f"const double bhi{a} = ({last} && !g->periodic[{a}]) ? 0.0 : 1.0;",
+        # The face between the last point of a periodic axis and the first has one coordinate, seen from either side.
+        f"const double seam{a} = ({first}) ? g->h[{a}] * (double)g->size[{a}] : 0.0;",
+        f"(void)blo{a}; (void)bhi{a}; (void)seam{a};",
+    ]
     if not s.masked:
         lines += [
             f"const double cp{a} = bhi{a} * ih{a} / (blo{a} + bhi{a}), cm{a} = blo{a} * ih{a} / (blo{a} + bhi{a});",
@@ -238,11 +239,9 @@ def _loop(s: Symbols, body: list[str]) -> list[str]:
         lines += [*_axis_state(s, a), f"const double x{a} = g->lower[{a}] + g->h[{a}] * (double)I{a}; (void)x{a};"]
     row = " + ".join(["1", *(f"(i{a} + 1) * {stride}" for a, stride in list(enumerate(s.strides()))[1:])])
     lines += [
-        "const long cut[4] = {0, (!g->periodic[0] && g->start[0] == 0) ? 1 : 0,",
-        "  (!g->periodic[0] && g->start[0] + g->n[0] == g->size[0]) ? g->n[0] - 1 : g->n[0], g->n[0]};",
+        "const long cut[4] = {0, g->start[0] == 0 ? 1 : 0,",
+        "  g->start[0] + g->n[0] == g->size[0] ? g->n[0] - 1 : g->n[0], g->n[0]};",
         "for (int part = 0; part < 3; ++part) {",
-        "const double blo0 = part == 0 ? 0.0 : 1.0, bhi0 = part == 2 ? 0.0 : 1.0;",
-        "(void)blo0; (void)bhi0;",
         *_axis_state(s, 0),
         f"const long row = {row};",
         "for (long i0 = cut[part]; i0 < cut[part + 1]; ++i0) {",
@@ -262,7 +261,7 @@ def _face(s: Symbols, axis: int, high: bool) -> _Place:
     stride = s.strides()[axis]
     points = ["P", f"P + {stride}"] if high else [f"P - {stride}", "P"]
     x = [f"x{a}" for a in range(s.dim)]
-    x[axis] = f"(x{axis} {'+' if high else '-'} 0.5 * g->h[{axis}])"
+    x[axis] = f"(x{axis} + 0.5 * g->h[{axis}])" if high else f"(x{axis} - 0.5 * g->h[{axis}] + seam{axis})"
     return _Place(s, points, axis, x, f"{'h' if high else 'l'}{axis}")
 
 
