@@ -66,7 +66,21 @@ def test_glioma_demo_is_the_same_on_two_ranks(tmp_path):
 
 def test_glioma_demo_in_3d(tmp_path):
     printed = run(
-        "glioma.py", "--dim", 3, "--quick", "--spacing", 6, "--days", 400, "--dt", 10, "--output", tmp_path, ranks=2
+        "glioma.py",
+        "--dim",
+        3,
+        "--quick",
+        "--spacing",
+        5,
+        "--size",
+        6,
+        "--days",
+        400,
+        "--dt",
+        10,
+        "--output",
+        tmp_path,
+        ranks=2,
     )
     check_picture(tmp_path / "glioma_3d.png")
     volumes = re.search(r"T2 +([0-9.]+) cm\^3 +([0-9.]+) cm\^3", printed).groups()

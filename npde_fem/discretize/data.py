@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from npde_fem.parallel import alike
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
-__all__ = ["evaluate_callable", "select"]
+__all__ = ["evaluate_callable", "finite", "refuse_negative", "select"]
 
 
 def evaluate_callable(
@@ -85,3 +88,36 @@ def select(label: str, marker: Callable | None, x: npt.NDArray[np.float64]) -> n
             f"({n},) booleans allowed"
         )
     return chosen
+
+
+def refuse_negative(
+    comm: MPI.Comm,
+    tensors: Sequence[npt.NDArray[np.float64]],
+    place: Callable[[int], npt.NDArray[np.float64]],
+    t: float,
+) -> None:
+    """Raise ValueError, alike on all ranks, if the symmetric part of a diffusion tensor has a negative eigenvalue.
+
+    Parameters
+    ----------
+    comm
+        Communicator.
+    tensors
+        For each component dF/d(grad u) at some places of this rank, shape (n, d, d); -0 and round-off pass.
+    place
+        Coordinates of the k-th place.
+    t
+        Time, for the message.
+    """
+    with alike(comm):
+        for component, tensor in enumerate(tensors):
+            if not tensor.size:
+                continue
+            lowest = np.linalg.eigvalsh(0.5 * (tensor + tensor.transpose(0, 2, 1)))[:, 0]
+            k = int(np.argmin(lowest))
+            if lowest[k] < -1e-12 * np.max(np.abs(tensor)):
+                x = place(k)[: tensor.shape[-1]].round(6).tolist()
+                raise ValueError(
+                    f"negative diffusion: dF/d(grad u) of component {component} has the eigenvalue {lowest[k]:.3g} "
+                    f"near x = {x}, t = {t:g}"
+                )

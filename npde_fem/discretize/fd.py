@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, select
+from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative
+from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
@@ -59,19 +60,10 @@ def _address(array: npt.NDArray) -> int:
     return array.ctypes.data
 
 
-class _Points(NamedTuple):
-    """Owned points where something is evaluated: flat and ghosted index, coordinates and normals of shape (n, 3)."""
-
-    flat: npt.NDArray[np.int64]
-    ghosted: npt.NDArray[np.int64]
-    x: Array
-    normal: Array
-
-
 class _Prescribed(NamedTuple):
     """Dirichlet data at points: which dofs, and the expression of their values."""
 
-    points: _Points
+    points: Points
     components: list[int]
     evaluate: Callable[[float, Array | None], Array]
     in_time: bool
@@ -80,12 +72,29 @@ class _Prescribed(NamedTuple):
 class _Exchange(NamedTuple):
     """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point."""
 
-    points: _Points
-    area: Array
+    faces: Faces
     components: list[int]
-    value: Callable[[float, Array | None], Array] | None
+    value: Callable[[float, Array | None], Array]
     coefficient: Callable[[float, Array | None], Array] | None
     in_time: bool
+
+
+class _Jacobian(NamedTuple):
+    """The compiled Jacobian of a part of the equation: its stencil, and what it depends on."""
+
+    kernel: Callable
+    offsets: npt.NDArray[np.int64]
+    with_state: bool
+    with_time: bool
+
+
+class _Entries(NamedTuple):
+    """COO rows and columns of the Jacobian's entries (-1: none), their values (n, ns, m, m), the diagonal's place."""
+
+    rows: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.int32]
+    values: Array
+    centre: int
 
 
 class FD(Semidiscrete):
@@ -124,11 +133,14 @@ class FD(Semidiscrete):
             raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
         self.layout = Layout(grid, tuple(a in periodic_axes for a in range(self.dim)), m)
         self._write_equation()
-        self._place_mask()
+        self.domain = Domain(self.layout)
+        self.volumes, self._inside = self.domain.volumes, self.domain.inside
+        self.n_owned, self.n_global = self.layout.n_points * m, int(np.prod(self.layout.points)) * m
         self._halo = Halo(self.layout, m)
         self._buffer = self.new_state()
         self._rates = np.zeros(self.n_owned)
         self._kernels: dict[str, Callable] = {}
+        self._jacobians: dict[Part, _Jacobian] = {}
         self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
         self._exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
         self._finish_constraints()
@@ -151,7 +163,7 @@ class FD(Semidiscrete):
 
         u, x, t = coefficient(self.equation.state_shape), ufl.SpatialCoordinate(domain), ufl.Constant(domain)
         normal = ufl.Constant(domain, shape=(self.dim,))
-        self._domain, self._coefficient = domain, coefficient
+        self._ufl_domain, self._coefficient = domain, coefficient
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
@@ -159,7 +171,6 @@ class FD(Semidiscrete):
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
-        self._in_time = any(t in set(traverse_unique_terminals(e)) for e in self._terms[:2])
         if any(t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
 
@@ -184,7 +195,7 @@ class FD(Semidiscrete):
                 symbol = self._coefficient(parameter.ufl_shape)
                 s = Symbols(**{**vars(s), "fields": (*s.fields, Field(symbol, in_cells))})
             else:
-                symbol = ufl.Constant(self._domain, shape=parameter.ufl_shape)
+                symbol = ufl.Constant(self._ufl_domain, shape=parameter.ufl_shape)
                 s = Symbols(**{**vars(s), "numbers": (*s.numbers, symbol)})
             self._bound[parameter] = symbol
         self._symbols = s
@@ -198,41 +209,13 @@ class FD(Semidiscrete):
     def _number_parameters(self) -> list[Parameter]:
         return [p for p in self._bound if not p.is_field]
 
-    def _place_mask(self) -> None:
-        layout, m = self.layout, self.components
-        self.n_owned, self.n_global = layout.n_points * m, int(np.prod(layout.points)) * m
-        mask = np.zeros(layout.ghosted_shape, dtype=np.uint8)
-        with alike(self.comm):
-            if self.grid.mask is None:
-                inside = np.ones(layout.n_points, dtype=bool)
-            elif callable(self.grid.mask):
-                inside = select("Grid mask", self.grid.mask, layout.coordinates())
-            else:
-                inside = layout.slice_global(self.grid.mask, "Grid mask")
-        if not self.comm.allreduce(bool(inside.any()), op=MPI.LOR):
-            raise ValueError("Grid mask selects no point")
-        values = np.zeros((*layout.ghosted_shape, 1))
-        values[layout.inner] = inside.reshape(*layout.flat_shape, 1)
-        Halo(layout, 1).exchange(values)
-        mask[...] = values[..., 0]
-        self._mask, self._inside = mask, inside
-        spacing = self.grid.spacing
-        volume = np.full(layout.flat_shape, float(np.prod(spacing)))
-        if self.grid.mask is None:
-            for a in range(self.dim):
-                if not layout.periodic[a]:
-                    position = layout.start[a] + np.arange(layout.local[a])
-                    width = np.where((position == 0) | (position == layout.points[a] - 1), 0.5, 1.0)
-                    volume = volume * width.reshape([-1 if b == self.dim - 1 - a else 1 for b in range(self.dim)])
-        self.volumes: Array = np.where(inside, volume.ravel(), 0.0)
-
     def _make_arguments(self) -> GridArguments:
         layout, pad = self.layout, (0,) * (3 - self.dim)
         g = GridArguments()
         g.n, g.start, g.size = (*layout.local, *pad), (*layout.start, *pad), (*layout.points, *pad)
         g.periodic = (*(int(p) for p in layout.periodic), *pad)
         g.lower, g.h = (*self.grid.lower, *pad), (*self.grid.spacing, *pad)
-        g.mask = _address(self._mask)
+        g.mask = _address(self.domain.mask)
         self._numbers = np.zeros(max(1, self._symbols.number_count()))
         g.numbers = _address(self._numbers)
         return g
@@ -303,96 +286,26 @@ class FD(Semidiscrete):
 
     # -- boundary conditions ---------------------------------------------------------------------------------
 
-    def _boundary_faces(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Flat index of the point, axis and side (-1 or 1) of every closed face of this rank's points."""
-        layout = self.layout
-        points, axes, sides = [], [], []
-        inside = self._inside.reshape(layout.flat_shape)
-        for a in range(self.dim):
-            along = self.dim - 1 - a
-            for side in (-1, 1):
-                if self.grid.mask is None:
-                    if layout.periodic[a]:
-                        continue
-                    closed = np.zeros(layout.flat_shape, dtype=bool)
-                    at_end = layout.start[a] == 0 if side < 0 else layout.end[a] == layout.points[a]
-                    if at_end:
-                        closed[(slice(None),) * along + (0 if side < 0 else -1,)] = True
-                else:
-                    shifted = [slice(1, -1)] * self.dim
-                    shifted[along] = slice(0, -2) if side < 0 else slice(2, None)
-                    closed = inside & (self._mask[tuple(shifted)] == 0)
-                index = np.flatnonzero(closed)
-                points.append(index)
-                axes.append(np.full(index.size, a))
-                sides.append(np.full(index.size, side))
-        empty = np.zeros(0, dtype=np.int64)
-        return tuple(np.concatenate([empty, *part]).astype(np.int64) for part in (points, axes, sides))  # type: ignore[return-value]
-
-    def _points(self, flat: npt.NDArray, x: Array, normal: Array | None = None) -> _Points:
-        layout = self.layout
-        index = np.array(np.unravel_index(flat, layout.flat_shape)) + 1
-        ghosted = np.ravel_multi_index(tuple(index), layout.ghosted_shape).astype(np.int64)
-        normal = np.zeros((flat.size, 3)) if normal is None else normal
-        return _Points(flat.astype(np.int64), ghosted, np.ascontiguousarray(x.T), np.ascontiguousarray(normal))
-
-    def _some(self, label: str, count: int) -> None:
-        if not self.comm.allreduce(count):
-            axes = [a for a, periodic in enumerate(self.layout.periodic) if periodic]
-            raise ValueError(
-                f"{label}: the marker selects nothing on the boundary of the grid from {self.grid.lower} to "
-                f"{self.grid.upper}" + (f", which has none across its periodic axes {axes}" if axes else "")
-            )
+    def _components(self, bc: BoundaryCondition) -> list[int]:
+        component = bc.checked_component(self.components)
+        return list(range(self.components)) if component is None else [component]
 
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
-        label = "Dirichlet"
-        points, _, _ = self._boundary_faces()
-        points = np.unique(points)
-        x = self.layout.coordinates()[:, points]
-        with alike(self.comm):
-            chosen = select(label, bc.where, x)
-        self._some(label, int(chosen.sum()))
-        data = self._bind(bc.write(bc.value, self.components, self._domain, self._symbols.x, self._symbols.t))
-        where = self._points(points[chosen], x[:, chosen])
-        component = bc.checked_component(self.components)
-        components = list(range(self.components)) if component is None else [component]
-        return _Prescribed(where, components, *self._evaluator("Dirichlet value", data, where))
+        s = self._symbols
+        points = self.domain.boundary_points("Dirichlet", bc.where)
+        data = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t))
+        return _Prescribed(points, self._components(bc), *self._evaluator("Dirichlet value", data, points))
 
     def _open_faces(self, bc: Flux | Robin) -> _Exchange:
-        label, layout, h = type(bc).__name__, self.layout, self.grid.spacing
-        points, axes, sides = self._boundary_faces()
-        x = layout.coordinates()[:, points]
-        centre, area = x.copy(), np.ones(points.size)
-        normal = np.zeros((points.size, 3))
-        normal[np.arange(points.size), axes] = sides
-        position = np.array(np.unravel_index(points, layout.flat_shape))[::-1]
-        for a in range(self.dim):
-            across = axes != a
-            if self.grid.mask is not None:
-                centre[a] += np.where(across, 0.0, 0.5 * h[a] * sides)
-                area *= np.where(across, h[a], 1.0)
-                continue
-            index = layout.start[a] + position[a]
-            low, high = (index == 0), (index == layout.points[a] - 1)
-            if layout.periodic[a]:
-                low = high = np.zeros(points.size, dtype=bool)
-            centre[a] += np.where(across, 0.25 * h[a] * (low.astype(float) - high), 0.0)
-            area *= np.where(across, np.where(low | high, 0.5, 1.0) * h[a], 1.0)
-        with alike(self.comm):
-            chosen = select(label, bc.where, centre)
-        self._some(label, int(chosen.sum()))
-        s = self._symbols
-        where = self._points(points[chosen], (x if self.grid.mask is None else centre)[:, chosen], normal[chosen])
-        component = bc.checked_component(self.components)
-        components = list(range(self.components)) if component is None else [component]
-        value = self._bind(bc.write(bc.value, self.components, self._domain, s.x, s.t, s.normal))
-        evaluate, in_time = self._evaluator(f"{label} value", value, where)
-        coefficient, coefficient_in_time = None, False
+        label, s = type(bc).__name__, self._symbols
+        faces = self.domain.boundary_faces(label, bc.where)
+        value = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t, s.normal))
+        evaluate, _ = self._evaluator(f"{label} value", value, faces.points)
+        coefficient, in_time = None, False
         if isinstance(bc, Robin):
-            alpha = self._bind(bc.write(bc.coefficient, 1, self._domain, s.x, s.t, s.normal, name="coefficient"))
-            coefficient, coefficient_in_time = self._evaluator("Robin coefficient", alpha, where)
-        self._in_time = self._in_time or in_time or coefficient_in_time
-        return _Exchange(where, area[chosen], components, evaluate, coefficient, coefficient_in_time)
+            alpha = self._bind(bc.write(bc.coefficient, 1, self._ufl_domain, s.x, s.t, s.normal, name="coefficient"))
+            coefficient, in_time = self._evaluator("Robin coefficient", alpha, faces.points)
+        return _Exchange(faces, self._components(bc), evaluate, coefficient, in_time)
 
     def _evaluator_source(self, label: str, expression: Expr) -> str:
         """Return :func:`evaluator_source`; an error for what cannot be evaluated on a grid names the term."""
@@ -402,7 +315,7 @@ class FD(Semidiscrete):
             raise ValueError(f"{label}: {error}") from error
 
     def _evaluator(
-        self, label: str, expression: Expr, points: _Points
+        self, label: str, expression: Expr, points: Points
     ) -> tuple[Callable[[float, Array | None], Array], bool]:
         """Compile an expression to a function of (t, state) that gives its values at points, shape (n, size).
 
@@ -438,7 +351,6 @@ class FD(Semidiscrete):
                 constrained[p.points.flat, c] = True
         self.constrained = np.flatnonzero(constrained.ravel()).astype(np.int32)
         self._is_constrained = constrained
-        self._outside = np.flatnonzero(~self._inside)
         free = self.n_owned - self.constrained.size
         self.unknowns = int(self.comm.allreduce(free))
         ghosted = np.zeros((*self.layout.ghosted_shape, m))
@@ -453,41 +365,30 @@ class FD(Semidiscrete):
         """Whether damping and inertia both vanish."""
         return self._terms.damping == 0 and self._terms.inertia == 0
 
-    def update_numbers(self) -> None:
-        """Copy the values of number parameters to where the kernels read them."""
-        values = [np.ravel(p.value) for p in self._number_parameters]
-        if values:
-            self._numbers[:] = np.concatenate(values)
-
     def update(self) -> None:
         """Take over the current values of the parameters."""
-        self.update_numbers()
+        numbers = [np.ravel(p.value) for p in self._number_parameters]
+        if numbers:
+            self._numbers[:] = np.concatenate(numbers)
         self._damping = self._evaluate_damping()
         self.__dict__.pop("_inverse_damping", None)
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self._prescribed]
 
+    @cached_property
+    def _damping_evaluator(self) -> tuple[Callable[[float, Array | None], Array], bool]:
+        """The damping as a function, and whether it is the same everywhere (then it is evaluated at one point)."""
+        damping = self._terms.damping
+        places = {self._symbols.x, *(f.symbol for f in self._symbols.fields)}
+        uniform = not places & set(traverse_unique_terminals(damping))
+        points = self.domain.points(np.arange(1)) if uniform else self.domain.everywhere()
+        return self._evaluator("damping", damping, points)[0], uniform
+
     def _evaluate_damping(self) -> Array:
         """Damping as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
-        damping = self._terms.damping
-        terminals = set(traverse_unique_terminals(damping))
-        everywhere = not (terminals & {self._symbols.x, *(f.symbol for f in self._symbols.fields)})
-        flat = np.arange(min(1, self.layout.n_points)) if everywhere else np.arange(self.layout.n_points)
-        points = self._points(flat, self.layout.coordinates()[:, flat])
-        if "damping" not in self.__dict__:
-            self.__dict__["damping"] = self._evaluator("damping", damping, points)[0]
-        values = self.__dict__["damping"](0.0, None).copy()
+        evaluate, uniform = self._damping_evaluator
+        values, shape = evaluate(0.0, None).copy(), self._terms.damping.ufl_shape
         finite("damping", values)
-        shape = damping.ufl_shape
-        if everywhere:
-            return values[0].reshape(shape)
-        return values.reshape(-1, *(shape or (1,)))
-
-    def _times_damping(self, values: Array) -> Array:
-        """``B values`` for values of shape (n, m)."""
-        b = self._damping
-        if self._terms.damping.ufl_shape == ():
-            return values * b
-        return np.einsum("...ij,...j->...i", b, values)
+        return values[0].reshape(shape) if uniform else values.reshape(-1, *(shape or (1,)))
 
     @cached_property
     def _inverse_damping(self) -> Array:
@@ -524,32 +425,22 @@ class FD(Semidiscrete):
             finite("u0", flat)
         return flat
 
-    def check_diffusion(self, t: float, values: Array) -> None:
+    @cached_property
+    def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
+        """dF/d(grad u) of each component at all points, as functions."""
         u, m = self._symbols.u, self.components
         gradient = self._coefficient(ufl.grad(u).ufl_shape)
         split = ufl.replace(self._terms.flux, {ufl.grad(u): gradient})
         by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
-        if "diffusion" not in self.__dict__:
-            everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
-            self.__dict__["diffusion"] = [self._evaluator("flux", ufl.as_tensor(b), everywhere)[0] for b in blocks]
+        return [self._evaluator("flux", ufl.as_tensor(b), self.domain.everywhere())[0] for b in blocks]
+
+    def check_diffusion(self, t: float, values: Array) -> None:
         self.load(values, self._buffer)
-        worst, where = 0.0, None
-        for component, evaluate in enumerate(self.__dict__["diffusion"]):
-            d = evaluate(t, self._buffer).reshape(-1, self.dim, self.dim)[self._inside]
-            if not d.size:
-                continue
-            lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
-            scale = float(np.max(np.abs(d)))
-            k = int(np.argmin(lowest))
-            if lowest[k] < -1e-12 * scale and lowest[k] < worst:
-                worst, where = float(lowest[k]), (component, self.coordinates()[self._inside][k])
-        with alike(self.comm):
-            if where is not None:
-                raise ValueError(
-                    f"negative diffusion: dF/d(grad u) of component {where[0]} has the eigenvalue {worst:.3g} "
-                    f"at x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
-                )
+        tensors = [
+            evaluate(t, self._buffer).reshape(-1, self.dim, self.dim)[self._inside] for evaluate in self._diffusion
+        ]
+        refuse_negative(self.comm, tensors, lambda k: self.coordinates()[self._inside][k], t)
 
     def new_state(self) -> Array:
         return np.zeros((*self.layout.ghosted_shape, self.components))
@@ -566,10 +457,7 @@ class FD(Semidiscrete):
     def _kernel(self, name: str, part: Part) -> Callable:
         key = f"{name} {part}"
         if key not in self._kernels:
-            zero_flux, zero_source = (ufl.zero(*e.ufl_shape) for e in self._terms[:2])
-            flux = zero_flux if part == "source" else self._terms.flux
-            source = zero_source if part == "flux" else self._terms.source
-            library = compile_c(self.comm, rate_source(self._symbols, flux, source))
+            library = compile_c(self.comm, rate_source(self._symbols, *self._split(part)))
             for kernel in (library.rate, library.advance):
                 kernel.restype = ctypes.c_int
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
@@ -581,11 +469,11 @@ class FD(Semidiscrete):
         """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
         found = []
         for e in self._exchanges:
-            flux = e.value(t, state).copy()  # type: ignore[misc]
+            flux = e.value(t, state).copy()
             if e.coefficient is not None:
-                u = state.reshape(-1, self.components)[e.points.ghosted][:, e.components]
+                u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
                 flux -= e.coefficient(t, state) * u
-            found.append((e, flux * e.area[:, None]))
+            found.append((e, flux * e.faces.area[:, None]))
         return found
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
@@ -594,12 +482,17 @@ class FD(Semidiscrete):
         if part != "source":
             for e, flux in self._boundary_flux(t, state):
                 for k, c in enumerate(e.components):
-                    np.add.at(out.reshape(-1, self.components)[:, c], e.points.flat, flux[:, k])
+                    np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
 
     def mass_times(self, values: Array, out: Array) -> None:
-        shaped = values.reshape(-1, self.components)
-        out[:] = (self._times_damping(shaped) * self.volumes[:, None]).reshape(-1)
+        shaped, result = values.reshape(-1, self.components), out.reshape(-1, self.components)
+        if self._terms.damping.ufl_shape == ():
+            np.multiply(shaped, self.volumes[:, None], out=result)
+            result *= self._damping
+        else:
+            np.einsum("...ij,...j->...i", self._damping, shaped, out=result)
+            result *= self.volumes[:, None]
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         finite = self._advance(t, state, base, step, t_out, out)
@@ -616,9 +509,9 @@ class FD(Semidiscrete):
             )
             flat = out.reshape(-1, self.components)
             for e, flux in self._boundary_flux(t, state):
-                scaled = factor * flux / self.volumes[e.points.flat, None]
+                scaled = factor * flux / self.volumes[e.faces.points.flat, None]
                 for k, c in enumerate(e.components):
-                    np.add.at(flat[:, c], e.points.ghosted, scaled[:, k])
+                    np.add.at(flat[:, c], e.faces.points.ghosted, scaled[:, k])
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
@@ -643,22 +536,23 @@ class FD(Semidiscrete):
                 flat[p.points.ghosted, c] = values[:, k]
         self._halo.exchange(state)
 
-    @cached_property
-    def _pattern(self) -> dict[str, Any]:
-        """Compiled Jacobian kernels and their stencils by part; filled as they are needed."""
-        return {}
+    def _split(self, part: Part) -> tuple[Expr, Expr]:
+        """Flux and source of a part of the equation."""
+        flux, source = self._terms[:2]
+        return (
+            ufl.zero(*flux.ufl_shape) if part == "source" else flux,
+            ufl.zero(*source.ufl_shape) if part == "flux" else source,
+        )
 
-    def _jacobian_kernel(self, part: Part) -> tuple[Callable, npt.NDArray[np.int64], bool, bool]:
-        if part not in self._pattern:
-            zero_flux, zero_source = (ufl.zero(*e.ufl_shape) for e in self._terms[:2])
-            flux = zero_flux if part == "source" else self._terms.flux
-            source = zero_source if part == "flux" else self._terms.source
+    def _jacobian(self, part: Part) -> _Jacobian:
+        if part not in self._jacobians:
+            flux, source = self._split(part)
             pattern = jacobian_source(self._symbols, flux, source)
             kernel = compile_c(self.comm, pattern.source).jacobian
             kernel.restype = None
             kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p]
-            self._pattern[part] = (kernel, pattern.offsets, *self._dependence(flux, source))
-        return self._pattern[part]
+            self._jacobians[part] = _Jacobian(kernel, pattern.offsets, *self._dependence(flux, source))
+        return self._jacobians[part]
 
     def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
         """Whether the Jacobian depends on the state, and on time."""
@@ -674,16 +568,16 @@ class FD(Semidiscrete):
         return with_state, with_time
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
-        _, _, with_state, with_time = self._jacobian_kernel(part)
+        _, _, with_state, with_time = self._jacobian(part)
         if part != "source":
             with_time = with_time or any(e.in_time for e in self._exchanges)
         return with_state, with_time
 
     @cached_property
-    def _entries(self) -> dict[str, Any]:
-        """Buffers and COO indices of the Jacobian's entries."""
+    def _entries(self) -> _Entries:
+        """Where the entries of the Jacobian go, and a buffer for their values."""
         layout, m = self.layout, self.components
-        _, offsets, _, _ = self._jacobian_kernel("all")
+        offsets = self._jacobian("all").offsets
         numbers = layout.global_indices()
         ns, n = len(offsets), layout.n_points
         owned = numbers[layout.inner].reshape(n)
@@ -702,7 +596,7 @@ class FD(Semidiscrete):
         point, c = np.nonzero(self._is_constrained)
         rows[point, centre, c, c] = columns[point, centre, c, c] = owned[point] * m + c
         columns[rows < 0] = -1
-        return {"rows": rows.ravel(), "columns": columns.ravel(), "values": np.zeros((n, ns, m, m)), "centre": centre}
+        return _Entries(rows.ravel(), columns.ravel(), np.zeros((n, ns, m, m)), centre)
 
     def new_matrix(self) -> PETSc.Mat:
         entries = self._entries
@@ -711,25 +605,24 @@ class FD(Semidiscrete):
         matrix.setOptionsPrefix("npde_")
         matrix.setFromOptions()
         # PETSc overwrites the index arrays it is given.
-        matrix.setPreallocationCOO(entries["rows"].copy(), entries["columns"].copy())
+        matrix.setPreallocationCOO(entries.rows.copy(), entries.columns.copy())
         return matrix
 
     def jacobian(
         self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
     ) -> None:
-        m, entries = self.components, self._entries
-        kernel, offsets, _, _ = self._jacobian_kernel(part)
-        _, all_offsets, _, _ = self._jacobian_kernel("all")
-        values, centre = entries["values"], entries["centre"]
+        m, (kernel, offsets, *_) = self.components, self._jacobian(part)
+        _, _, values, centre = self._entries
         self._arguments.t = t
-        if len(offsets) == len(all_offsets):
+        if part == "all":
             kernel(self._arguments, _address(state), -rate_factor, _address(values))
         else:
+            # A part has some of the whole stencil's entries, in the same order.
+            whole = self._jacobian("all").offsets
             some = np.zeros((values.shape[0], len(offsets), m, m))
             kernel(self._arguments, _address(state), -rate_factor, _address(some))
             values[...] = 0.0
-            for k, offset in enumerate(offsets):
-                values[:, int(np.flatnonzero((all_offsets == offset).all(axis=1))[0])] = some[:, k]
+            values[:, [(whole == offset).all(axis=1).argmax() for offset in offsets]] = some
         diagonal = values[:, centre]
         if mass_factor:
             b = self._damping
@@ -741,9 +634,9 @@ class FD(Semidiscrete):
         if part != "source":
             for e in self._exchanges:
                 if e.coefficient is not None:
-                    weight = rate_factor * e.area * e.coefficient(t, state)[:, 0]
+                    weight = rate_factor * e.faces.area * e.coefficient(t, state)[:, 0]
                     for c in e.components:
-                        np.add.at(diagonal[:, c, c], e.points.flat, weight)
+                        np.add.at(diagonal[:, c, c], e.faces.points.flat, weight)
         for c in range(m):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
@@ -754,13 +647,12 @@ class FD(Semidiscrete):
 
     def inside(self, ghosted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
-        return self._mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
+        return self.domain.mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
 
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         s = self._symbols
-        expression = self._bind(BoundaryCondition().write(function, self.components, self._domain, s.x, s.t))
-        everywhere = self._points(np.arange(self.layout.n_points), self.layout.coordinates())
-        values = self._evaluator("function", expression, everywhere)[0](t, None)
+        expression = self._bind(BoundaryCondition().write(function, self.components, self._ufl_domain, s.x, s.t))
+        values = self._evaluator("function", expression, self.domain.everywhere())[0](t, None)
         return np.where(self._inside[:, None], values, 0.0).reshape(-1)
 
     def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:
