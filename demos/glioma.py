@@ -40,6 +40,8 @@ parser.add_argument("--dt", type=float, default=brain.DT, help=f"time step in da
 parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the results (default: results)")
 parser.add_argument("--quick", action="store_true", help="a coarse run of some seconds")
 arguments = parser.parse_args()
+if not 0 < 4 * arguments.dt <= arguments.days:
+    parser.error(f"--dt must be positive, and --days four steps at least, not {arguments.dt:g} and {arguments.days:g}")
 
 comm = MPI.COMM_WORLD
 dim, output = arguments.dim, arguments.output
@@ -67,8 +69,9 @@ fem_setup = time.perf_counter() - started
 # becomes visible on T1-weighted images after more than a year.
 
 u0 = brain.seed(tissue)
-times = np.linspace(0, arguments.days, 29)
-shown = [times[k] for k in (10, 16, 22, 28)]
+steps = round(arguments.days / arguments.dt)
+times = arguments.days * np.unique(np.linspace(0, steps, 29).round()) / steps  # whole steps lead from each to the next
+shown = [times[round(share * (len(times) - 1))] for share in (0.36, 0.57, 0.79, 1.0)]
 runs = []
 for problem, setup in ((by_fd, fd_setup), (by_fem, fem_setup)):
     with ExitStack() as stack:

@@ -15,10 +15,11 @@ In the first, a lone cell wanders as fast as one in a crowd; in the second, cell
 the edge of the layer stays sharp. No cell leaves the picture on balance: u_x = 0 at both sides. The initial state is
 what was measured at 0 h.
 
-The parameters are NOT fitted here. They are round numbers of the order of published estimates, chosen by eye, and the
-same for all four experiments. So the misfits show how far one set of plain numbers carries each model, and not which
-model is right. The misfit is the root mean square of model minus mean measurement over all strips and the times after
-0 h; beside it stands the standard deviation s of one well about the mean of three.
+The parameters are not a fit. They are round numbers, the same for all four experiments, picked from a coarse scan of a
+dozen pairs (D, r) a model for a small misfit over all of them. So the misfits show how far one set of plain numbers
+carries each model, and not which model is right. The misfit is the root mean square of
+model minus mean measurement over all strips and the times after 0 h; beside it stands the standard deviation s of one
+well about the mean of three.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
 from npde_fem.equation import NPDE, Dirichlet, Flux, Parameter, Periodic, Robin, manufactured
+from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
 from npde_fem.solve import (
@@ -37,6 +38,7 @@ from npde_fem.solve import (
 __version__ = "0.1.0"
 
 end_job_on_exception()
+petsc_options()
 
 __all__ = [
     "FD",
@@ -62,6 +64,7 @@ __all__ = [
     "SolveError",
     "Writer",
     "manufactured",
+    "petsc_options",
     "physics",
     "restore",
     "save",

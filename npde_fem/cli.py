@@ -17,6 +17,7 @@ import npde_fem
 from npde_fem import SolveError, brain, cases, compare
 from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
+from npde_fem.options import petsc_options
 from npde_fem.output import SUFFIXES, Writer
 from npde_fem.parallel import say
 from npde_fem.solve import Adaptive, scheme_named, solve
@@ -337,34 +338,10 @@ def _info(comm: MPI.Comm) -> None:
         raise RuntimeError("the self-check failed")
 
 
-def _take_petsc_options(argv: Sequence[str]) -> list[str]:
-    """Hand ``-npde_...`` options, with their values, to PETSc; return the rest."""
-    rest: list[str] = []
-    options = PETSc.Options()
-    k = 0
-    while k < len(argv):
-        if not argv[k].startswith("-npde_"):
-            rest.append(argv[k])
-            k += 1
-            continue
-        has_value = k + 1 < len(argv) and not (argv[k + 1].startswith("-") and not _is_number(argv[k + 1]))
-        options.setValue(argv[k][1:], argv[k + 1] if has_value else "")
-        k += 2 if has_value else 1
-    return rest
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 for a failed solve, 2 for bad input."""
     comm = MPI.COMM_WORLD
-    arguments = _parser().parse_args(_take_petsc_options(sys.argv[1:] if argv is None else argv))
+    arguments = _parser().parse_args(petsc_options(argv))
     try:
         if arguments.command == "info":
             _info(comm)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, select
+from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.jit import form_options
+from npde_fem.discretize.matrices import Assembler, Mass
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.equation import (
@@ -33,7 +34,8 @@ from npde_fem.equation import (
 )
 from npde_fem.parallel import alike
 
-import dolfinx.fem.petsc
+import basix.ufl
+import dolfinx.cpp
 import numpy as np
 import numpy.typing as npt
 import ufl
@@ -60,10 +62,9 @@ class _Prescribed(NamedTuple):
 
 
 class _Operator(NamedTuple):
-    """A form for ``mass_factor M - rate_factor dR/du``, its matrix, and what dR/du depends on."""
+    """Assembles ``mass_factor M - rate_factor dR/du``; and what dR/du depends on."""
 
-    form: fem.Form
-    matrix: la.MatrixCSR
+    assembler: Assembler
     with_state: bool
     with_time: bool
 
@@ -134,7 +135,7 @@ class FEM(Semidiscrete):
         self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
         self.unknowns = int(self.comm.allreduce(self.n_owned - self.constrained.size))
         self._rate_vector = la.vector(index_map, bs)
-        self._mass_vectors: tuple[PETSc.Vec, PETSc.Vec] | None = None
+        self._rates, self._jump = np.zeros(self.n_owned), np.zeros(self.n_owned)
         self.update()
 
     # -- setting up ------------------------------------------------------------------------------------------
@@ -417,46 +418,37 @@ class FEM(Semidiscrete):
                 bound.value[...] = parameter.value
         for p in self._prescribed:
             p.refresh()
-        self._mass = None
-        self._inverse_mass: PETSc.KSP | None = None
+        if "_mass" in vars(self):
+            self._mass.refresh()
+        self._damping_checked = False
 
     def initial(self, u0: Any) -> Array:
         return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
 
-    def check_diffusion(self, t: float, values: Array) -> None:
-        if self._terms.flux == 0:
-            return
-        if "diffusion" not in self.__dict__:
-            self.__dict__["diffusion"] = self._diffusion_expressions()
-        self._set_state(t, values)
-        cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
-        worst, where = 0.0, None
-        for component, evaluate in enumerate(self.__dict__["diffusion"]):
-            d = evaluate(cells)
-            if not d.size:
-                continue
-            lowest = np.linalg.eigvalsh(0.5 * (d + d.transpose(0, 2, 1)))[:, 0]
-            k = int(np.argmin(lowest))
-            if lowest[k] < -1e-12 * float(np.max(np.abs(d))) and lowest[k] < worst:
-                x = dmesh.compute_midpoints(self.mesh, self.mesh.topology.dim, cells[k : k + 1])[0]
-                worst, where = float(lowest[k]), (component, x)
-        with alike(self.comm):
-            if where is not None:
-                raise ValueError(
-                    f"negative diffusion: dF/d(grad u) of component {where[0]} has the eigenvalue {worst:.3g} "
-                    f"near x = {where[1][: self.dim].round(6).tolist()}, t = {t:g}"
-                )
-
-    def _diffusion_expressions(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
+    @cached_property
+    def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
         """dF/d(grad u) of each component, as functions (see :meth:`_at_midpoints`)."""
-        gradient = ufl.Coefficient(
-            ufl.FunctionSpace(self.mesh.ufl_domain(), _gradient_element(self.space, ufl.grad(self._u).ufl_shape))
-        )
-        split = ufl.replace(lower(self._terms.flux), {ufl.grad(self._u): gradient})
-        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(self._u)})
-        m = self.components
+        u, m = self._u, self.components
+        shape, cell = ufl.grad(u).ufl_shape, self.space.ufl_element().cell_type.name
+        element = basix.ufl.element("Lagrange", cell, 2, shape=shape)
+        gradient = ufl.Coefficient(ufl.FunctionSpace(self.mesh.ufl_domain(), element))
+        split = ufl.replace(lower(self._terms.flux), {ufl.grad(u): gradient})
+        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
         return [self._at_midpoints(ufl.as_tensor(block)) for block in blocks]
+
+    def _cells(self) -> npt.NDArray[np.int32]:
+        """This rank's own cells."""
+        return np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
+
+    def check_diffusion(self, t: float, values: Array) -> None:
+        self._set_state(t, values)
+        cells = self._cells()
+
+        def midpoint(k: int) -> Array:
+            return dmesh.compute_midpoints(self.mesh, self.mesh.topology.dim, cells[k : k + 1])[0]
+
+        refuse_negative(self.comm, [evaluate(cells) for evaluate in self._diffusion], midpoint, t)
 
     def _at_midpoints(self, expression: Expr) -> Callable[[npt.NDArray[np.int32]], Array]:
         """Return a function that gives an expression's values at the midpoints of cells, shape (n, *its shape).
@@ -506,94 +498,49 @@ class FEM(Semidiscrete):
         out[:] = b.array[: self.n_owned]
         out[self.constrained] = 0.0
 
-    @property
-    def _mass_matrix(self) -> PETSc.Mat:
-        """Mass matrix without constraints, assembled when first needed."""
-        if self._mass is None:
-            u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
-            if "mass_operator" not in self.__dict__:
-                form = self._compile(self._mass_form(u, v))
-                self.__dict__["mass_operator"] = form, fem.create_matrix(form), None
-            form, csr, matrix = self.__dict__["mass_operator"]
-            if matrix is None:
-                matrix = self._matrix_like(csr)
-                self.__dict__["mass_operator"] = form, csr, matrix
-            self._fill(form, csr, matrix, [])
-            self._mass = matrix
-        return self._mass
-
-    def _vectors(self) -> tuple[PETSc.Vec, PETSc.Vec]:
-        if self._mass_vectors is None:
-            self._mass_vectors = self._mass_matrix.createVecs()
-        return self._mass_vectors
+    @cached_property
+    def _mass(self) -> Mass:
+        u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+        solver = "cg" if self._terms.damping.ufl_shape == () else "gmres"
+        if self._lumped and self.components == 1:
+            solver = "preonly"
+        return Mass(Assembler(self.comm, self._compile(self._mass_form(u, v))), self.constrained, solver)
 
     def mass_times(self, values: Array, out: Array) -> None:
         if self.stationary:
             out[:] = 0.0
-            return
-        x, y = self._vectors()
-        x.array[:] = values
-        self._mass_matrix.mult(x, y)
-        out[:] = y.array_r
+        else:
+            self._mass.times(values, out)
+
+    @cached_property
+    def _damping(self) -> Callable[[npt.NDArray[np.int32]], Array]:
+        return self._at_midpoints(self._terms.damping)
 
     def _check_damping(self) -> None:
         """Raise ValueError if damping cannot be inverted at some cell's midpoint."""
-        if "damping" not in self.__dict__:
-            self.__dict__["damping"] = self._at_midpoints(self._terms.damping)
-        cells = np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
-        b = self.__dict__["damping"](cells)
+        b = self._damping(self._cells())
         singular = np.any((np.linalg.det(b) if b.ndim > 1 else b) == 0)
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
             raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
-
-    def _mass_solver(self) -> PETSc.KSP:
-        if self._inverse_mass is None:
-            self._check_damping()
-            matrix = self._mass_matrix.duplicate(copy=True)
-            start, _ = matrix.getOwnershipRange()
-            matrix.zeroRowsColumns(self.constrained + start, diag=1.0)
-            solver = PETSc.KSP().create(self.comm)
-            solver.setOptionsPrefix("npde_mass_")
-            solver.setOperators(matrix)
-            solver.setType(PETSc.KSP.Type.PREONLY if self._lumped and self.components == 1 else PETSc.KSP.Type.CG)
-            if self._terms.damping.ufl_shape != ():
-                solver.setType(PETSc.KSP.Type.GMRES)
-            solver.getPC().setType(PETSc.PC.Type.JACOBI)
-            solver.setTolerances(rtol=1e-12)
-            solver.setFromOptions()
-            self._inverse_mass = solver
-        return self._inverse_mass
+        self._damping_checked = True
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
-        if "advance_buffers" not in self.__dict__:
-            self.__dict__["advance_buffers"] = np.zeros(self.n_owned), np.zeros(self.n_owned)
-        rates, jump = self.__dict__["advance_buffers"]
-        solver = self._mass_solver()
-        x, y = self._vectors()
+        if not self._damping_checked:
+            self._check_damping()
+        rates, jump = self._rates, self._jump
         self.rate(t, state, rates)
+        rates *= step
         if self.unknowns < self.n_global:
+            # Prescribed dofs move as their data says; the others feel that through M.
             out[:] = base
             self.constrain(t_out, out)
-            jump[:] = 0.0
             jump[self.constrained] = out[self.constrained] - base[self.constrained]
-            self.mass_times(jump, out)
-            rates *= step
+            self._mass.times(jump, out)
             rates -= out
             rates[self.constrained] = jump[self.constrained]
-        else:
-            rates *= step
-        y.array[:] = rates
-        solver.solve(y, x)
-        reason = solver.getConvergedReason()
-        if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
-            return False
-        if reason < 0:
-            raise RuntimeError(
-                f"the solve with the mass matrix did not converge (KSP reason {reason}); its solver is set by PETSc "
-                "options such as -npde_mass_ksp_type"
-            )
-        np.add(base, x.array_r, out=out)
-        return bool(np.all(np.isfinite(out)))
+        good = self._mass.solve(rates, out)
+        out += base
+        return good and bool(np.all(np.isfinite(out)))
 
     def constrain(self, t: float, state: Array) -> None:
         self._t.value = t
@@ -618,8 +565,7 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            compiled = self._compile(form)
-            self._operators[part] = _Operator(compiled, fem.create_matrix(compiled), with_state, with_time)
+            self._operators[part] = _Operator(Assembler(self.comm, self._compile(form)), with_state, with_time)
         return self._operators[part]
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
@@ -627,34 +573,7 @@ class FEM(Semidiscrete):
         return operator.with_state, operator.with_time
 
     def new_matrix(self) -> PETSc.Mat:
-        return self._matrix_like(self._operator("all").matrix)
-
-    def _matrix_like(self, csr: la.MatrixCSR) -> PETSc.Mat:
-        """Return a PETSc matrix whose COO entries are the owned entries of a DOLFINx matrix, in its order."""
-        bs = csr.block_size[0]
-        rows_map, columns_map = csr.index_map(0), csr.index_map(1)
-        owned = rows_map.size_local
-        indptr = csr.indptr[: owned + 1]
-        count = int(indptr[-1])
-        row = np.repeat(np.arange(owned, dtype=np.int64) + rows_map.local_range[0], np.diff(indptr))
-        column = columns_map.local_to_global(csr.indices[:count].astype(np.int32))
-        inside = np.arange(bs)
-        rows = (row[:, None, None] * bs + inside[None, :, None] + 0 * inside).ravel()
-        columns = (column[:, None, None] * bs + inside[None, None, :] + 0 * inside[:, None]).ravel()
-        matrix = PETSc.Mat().create(self.comm)
-        matrix.setSizes(((owned * bs, None), (owned * bs, None)), bsize=bs)
-        matrix.setOptionsPrefix("npde_")
-        matrix.setFromOptions()
-        matrix.setPreallocationCOO(rows.astype(PETSc.IntType), columns.astype(PETSc.IntType))
-        return matrix
-
-    def _fill(self, form: fem.Form, csr: la.MatrixCSR, matrix: PETSc.Mat, bcs: list[fem.DirichletBC]) -> None:
-        csr.set_value(0.0)
-        fem.assemble_matrix(csr, form, bcs)
-        if self.comm.size > 1:
-            csr.scatter_reverse()
-        bs, owned = csr.block_size[0], csr.index_map(0).size_local
-        matrix.setValuesCOO(csr.data[: int(csr.indptr[owned]) * bs * bs])
+        return self._operator("all").assembler.new_matrix()
 
     def jacobian(
         self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
@@ -662,7 +581,7 @@ class FEM(Semidiscrete):
         operator = self._operator(part)
         self._set_state(t, state)
         self._factors[0].value, self._factors[1].value = mass_factor, rate_factor
-        self._fill(operator.form, operator.matrix, matrix, [p.condition for p in self._prescribed])
+        operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
 
     def function(self, values: Array, name: str | None = None) -> fem.Function:
         """Return values as a DOLFINx function."""
@@ -700,21 +619,16 @@ class FEM(Semidiscrete):
         owned = self.n_owned // self.components
         return self.space.tabulate_dof_coordinates()[:owned]
 
+    @cached_property
+    def _total_forms(self) -> list[fem.Form]:
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
+        return [self._compile(part * dx) for part in ([self._u] if self.components == 1 else list(self._u))]
+
     def total(self, values: Array) -> Array:
         """Return the integral of each component over the mesh, shape (m,) (collective)."""
         self._set_state(self._t.value.item(), values)
-        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
-        if "total_forms" not in self.__dict__:
-            parts = [self._u] if self.components == 1 else list(self._u)
-            self.__dict__["total_forms"] = [self._compile(part * dx) for part in parts]
-        local = np.array([fem.assemble_scalar(form) for form in self.__dict__["total_forms"]])
+        local = np.array([fem.assemble_scalar(form) for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
-
-
-def _gradient_element(space: fem.FunctionSpace, shape: tuple[int, ...]) -> Any:
-    import basix.ufl
-
-    return basix.ufl.element("Lagrange", space.ufl_element().cell_type.name, 2, shape=shape)
 
 
 def _constant_values(data: Expr) -> npt.NDArray[np.float64] | None:

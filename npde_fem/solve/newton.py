@@ -51,6 +51,7 @@ class Newton:
         self.rate = np.zeros(problem.n_owned)
         self._state, self._work = problem.new_state(), np.zeros(problem.n_owned)
         self._evaluated, self._evaluated_at = np.full(problem.n_owned, np.nan), np.nan
+        self._flags = np.zeros(2, dtype=np.int32)
         self._b: Array = np.zeros(problem.n_owned)
         self._prescribed: Array = np.zeros(problem.constrained.size)
         self._w = self._t = 0.0
@@ -159,8 +160,10 @@ class Newton:
 
     def evaluate(self, t: float, values: Array) -> None:
         """Make :attr:`rate` the implicit rate at a state, unless it is that already."""
-        known = t == self._evaluated_at and np.array_equal(values, self._evaluated)
-        if self.problem.comm.allreduce(known, op=MPI.LAND):
+        # What is skipped communicates, so all ranks must agree to skip it.
+        self._flags[0] = t == self._evaluated_at and np.array_equal(values, self._evaluated)
+        self.problem.comm.Allreduce(self._flags[:1], self._flags[1:], op=MPI.MIN)
+        if self._flags[1]:
             return
         self.problem.load(values, self._state)
         self.problem.rate(t, self._state, self.rate, self.part)

@@ -1,0 +1,42 @@
+"""PETSc options on the command line, those with the prefix ``npde_``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from petsc4py import PETSc
+
+__all__ = ["petsc_options"]
+
+
+def petsc_options(argv: Sequence[str] | None = None) -> list[str]:
+    """Hand options that begin with ``-npde_``, with their values, to PETSc; return the other arguments.
+
+    ``import npde_fem`` does this for the arguments of the running program. A script with options of its own parses what
+    is left: ``parser.parse_args(npde_fem.petsc_options())``.
+
+    Parameters
+    ----------
+    argv
+        Arguments, by default those of the running program without its name.
+    """
+    given = sys.argv[1:] if argv is None else list(argv)
+    rest: list[str] = []
+    options = PETSc.Options()
+    while given:
+        word = given.pop(0)
+        if not word.startswith("-npde_"):
+            rest.append(word)
+            continue
+        has_value = bool(given) and (not given[0].startswith("-") or _is_number(given[0]))
+        options.setValue(word[1:], given.pop(0) if has_value else "")
+    return rest
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
