@@ -23,6 +23,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import npde_fem as npde
 from npde_fem import brain
 from npde_fem.output import Writer
 from npde_fem.parallel import say
@@ -39,7 +40,7 @@ parser.add_argument("--days", type=float, default=brain.DAYS, help=f"days to sim
 parser.add_argument("--dt", type=float, default=brain.DT, help=f"time step in days (default: {brain.DT:g})")
 parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the results (default: results)")
 parser.add_argument("--quick", action="store_true", help="a coarse run of some seconds")
-arguments = parser.parse_args()
+arguments = parser.parse_args(npde.petsc_options())
 if not 0 < 4 * arguments.dt <= arguments.days:
     parser.error(f"--dt must be positive, and --days four steps at least, not {arguments.dt:g} and {arguments.days:g}")
 

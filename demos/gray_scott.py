@@ -42,7 +42,7 @@ parser.add_argument("--time", type=float, default=3000.0, help="length of the ru
 parser.add_argument("--dt", type=float, default=5.0, help="time step (default: 5)")
 parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the results (default: results)")
 parser.add_argument("--quick", action="store_true", help="a coarse, short run of some seconds")
-arguments = parser.parse_args()
+arguments = parser.parse_args(npde.petsc_options())
 if arguments.quick:
     arguments.cells, arguments.time = 48, 400.0
 

@@ -48,7 +48,7 @@ parser.add_argument("--cells", type=int, default=190, help="cells of mesh and gr
 parser.add_argument("--dt", type=float, default=0.5, help="time step in h (default: 0.5)")
 parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the results (default: results)")
 parser.add_argument("--quick", action="store_true", help="a coarse run of some seconds")
-arguments = parser.parse_args()
+arguments = parser.parse_args(npde.petsc_options())
 if arguments.quick:
     arguments.cells, arguments.dt = 76, 2.0
 
