@@ -458,8 +458,7 @@ class FD(Semidiscrete):
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self._symbols, *self._split(part)))
-            for kernel in (library.rate, library.advance):
-                kernel.restype = ctypes.c_int
+            library.rate.restype, library.advance.restype = None, ctypes.c_int
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
