@@ -12,6 +12,7 @@ with contextlib.suppress(ModuleNotFoundError):
 from mpi4py import MPI  # noqa: F401, I001
 
 from npde_fem import physics
+from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
 from npde_fem.equation import NPDE, Dirichlet, Flux, Parameter, Periodic, Robin, manufactured
 from npde_fem.options import petsc_options
@@ -63,6 +64,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Writer",
+    "compare",
     "manufactured",
     "petsc_options",
     "physics",

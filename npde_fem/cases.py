@@ -18,7 +18,7 @@ import numpy as np
 import ufl
 from mpi4py import MPI
 
-__all__ = ["KNOWN", "SCENES", "Case", "box_mesh", "discretise"]
+__all__ = ["KNOWN", "SCENES", "Case", "box_mesh", "cell_kind", "discretise"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,20 @@ class Case:
     scheme: str = "crank-nicolson"
 
 
+def cell_kind(dim: int, cell: str | None) -> str:
+    """Return ``cell``, or the simplex of ``dim`` dimensions for None; ValueError if it has another dimension."""
+    kinds = {1: ("interval",), 2: ("triangle", "quadrilateral"), 3: ("tetrahedron", "hexahedron")}[dim]
+    if cell is not None and cell not in kinds:
+        raise ValueError(f"cell: {cell} given; in {dim}D {' or '.join(kinds)} allowed")
+    return cell or kinds[0]
+
+
 def box_mesh(comm: MPI.Comm, dim: int, cells: int, sides: tuple[float, float], cell: str | None = None) -> Any:
     """Return a DOLFINx mesh of a box of ``cells`` cells along each axis.
 
     ``cell`` is the kind of cell; simplices by default.
     """
-    kind = cell or {1: "interval", 2: "triangle", 3: "tetrahedron"}[dim]
+    kind = cell_kind(dim, cell)
     lower, upper = np.full(dim, sides[0]), np.full(dim, sides[1])
     cell_type = dolfinx.mesh.to_type(kind)
     if dim == 1:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem
-from npde_fem import SolveError, brain, cases, compare
+from npde_fem import SolveError, brain, cases, comparison
 from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
 from npde_fem.options import petsc_options
@@ -54,6 +55,13 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            message = (
+                f"{message[: wrong.start(2)]}{wrong[2]}); {_hint(wrong[1], re.findall(r'[\w-]+', wrong[2]))}".rstrip(
+                    "; "
+                )
+            )
         self._print_message(f"npde: error: {message}\n", sys.stderr)
         self.exit(2)
 
@@ -167,8 +175,8 @@ def _listing(summaries: dict[str, str]) -> str:
 
 def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     cells = arguments.cells or [16, 32, 64]
-    say(comm, compare.table([]))
-    rows = compare.compare(
+    say(comm, comparison.table([]))
+    rows = comparison.compare(
         arguments.equation,
         arguments.dim,
         cells,
@@ -176,12 +184,12 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         scheme=arguments.scheme,
         cell=arguments.cell,
         comm=comm,
-        report=lambda row: say(comm, compare.table([row], head=False)),
+        report=lambda row: say(comm, comparison.table([row], head=False)),
     )
     if arguments.json:
-        compare.write_json(rows, arguments.json, comm)
+        comparison.write_json(rows, arguments.json, comm)
     if arguments.plot:
-        compare.draw_orders(rows, f"{arguments.equation}, {arguments.dim}D", arguments.plot, comm)
+        comparison.draw_orders(rows, f"{arguments.equation}, {arguments.dim}D", arguments.plot, comm)
 
 
 def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
@@ -205,7 +213,7 @@ def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
             f"{d.relative:>9.2%}{row['difference_t1gd']:>9.2%}{row['difference_t2']:>9.2%}",
         )
     if arguments.json:
-        compare.write_json(rows, arguments.json, comm)
+        comparison.write_json(rows, arguments.json, comm)
     if arguments.plot:
         tissue = brain.anatomy(arguments.dim, spacings[-1], comm=comm)
         u0, times = brain.seed(tissue), np.linspace(0, brain.DAYS, 29).tolist()
@@ -259,6 +267,15 @@ def _set_parameters(problem: Semidiscrete, settings: Sequence[str]) -> None:
 
 def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     case = cases.SCENES[arguments.equation]
+    idle = {"--spacing": arguments.spacing}
+    if case.end is None:
+        idle |= {"--end": arguments.end, "--dt": arguments.dt, "--adaptive": arguments.adaptive}
+        idle |= {"--scheme": arguments.scheme}
+    if arguments.method == "fd":
+        idle |= {"--cell": arguments.cell, "--degree": arguments.degree if arguments.degree != 1 else None}
+    if any(given is not None for given in idle.values()):
+        names = ", ".join(name for name, given in idle.items() if given is not None)
+        raise ValueError(f"{names}: not for {case.name} by {arguments.method}")
     problem, _ = cases.discretise(
         case, arguments.method, comm, arguments.dim, arguments.cells or 64, arguments.degree, arguments.cell
     )
@@ -325,7 +342,7 @@ def _info(comm: MPI.Comm) -> None:
     begun = time.perf_counter()
     good = True
     for method in ("fem", "fd"):
-        rows = compare.compare("heat", 2, (8, 16), (1,), (method,), comm=comm)
+        rows = comparison.compare("heat", 2, (8, 16), (1,), (method,), comm=comm)
         order = rows[-1]["order"] or 0.0
         passed = order > 1.8
         good &= passed

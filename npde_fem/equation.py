@@ -126,8 +126,10 @@ class Parameter(ufl.Coefficient):
     ) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"Parameter name must be a non-empty string, not {name!r}")
-        if callable(value) and not field:
-            raise TypeError(f"Parameter {name!r}: a callable value needs field=True (or the field's element)")
+        if not isinstance(field, bool | tuple):
+            raise TypeError(
+                f'Parameter {name!r}: field must be True, False or an element such as ("DG", 0), not {field!r}'
+            )
         try:
             lower, upper = (None if b is None else float(b) for b in bounds)
         except (TypeError, ValueError) as error:
@@ -140,7 +142,7 @@ class Parameter(ufl.Coefficient):
             raise ValueError(f"Parameter {name!r}: bounds cross: lower {lower:g} is not below upper {upper:g}")
         self.name, self.is_field, self.bounds = name, bool(field), (lower, upper)
         self.element: tuple | None = field if isinstance(field, tuple) else None
-        if not self.is_field and value is not None:
+        if not self.is_field and value is not None and not callable(value):
             value = as_numbers(f"Parameter {name!r}", value)
             shape = value.shape
         if len(shape) > 2:
@@ -153,13 +155,20 @@ class Parameter(ufl.Coefficient):
 
     @property
     def value(self) -> Value:
-        """Value of a number (float64 array of :attr:`ufl_shape`), or the initial value of a field."""
+        """Value of a number (float64 array of :attr:`ufl_shape`, read-only), or the initial value of a field.
+
+        A number set here is used by the next solve of every problem; a field by problems made later (see
+        ``set_field`` for those there are).
+        """
         return self._value
 
     @value.setter
     def value(self, value: Value) -> None:
+        if callable(value) and not self.is_field:
+            raise TypeError(f"Parameter {self.name!r}: a callable value needs field=True (or the field's element)")
         if not callable(value):
-            value = as_numbers(f"Parameter {self.name!r}", value)
+            value = np.array(as_numbers(f"Parameter {self.name!r}", value))
+            value.flags.writeable = False
             if not self.is_field and value.shape != self.ufl_shape:
                 raise ValueError(
                     f"Parameter {self.name!r}: value of shape {value.shape} given, {self.ufl_shape} allowed"

@@ -158,18 +158,32 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        comm = self.problem.comm
+        if kind is not None:
+            # The error may be one rank's own, while the others wait elsewhere: nothing collective here.
+            if self._file is not None and comm.size == 1:
+                self._file.close()
+            if comm.rank == 0:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            return
         if self._file is not None:
             self._file.close()
-        comm = self.problem.comm
         comm.Barrier()
         with alike(comm):
             if comm.rank == 0:
-                if kind is None:
-                    if self._file is None:
-                        draw(self._frames, self.problem.equation.name, self._scratch / self.path.name)
-                    for made in self._scratch.iterdir():
-                        _replace(made, self.path.parent / made.name)
-                shutil.rmtree(self._scratch)
+                try:
+                    self._finish()
+                finally:
+                    shutil.rmtree(self._scratch)
+
+    def _finish(self) -> None:
+        """Draw the figure if it is one, and move what was written to its place."""
+        if self._file is None:
+            if not self._frames:
+                raise ValueError(f"output {str(self.path)!r}: no state was written, so there is nothing to draw")
+            draw(self._frames, self.problem.equation.name, self._scratch / self.path.name)
+        for made in self._scratch.iterdir():
+            _replace(made, self.path.parent / made.name)
 
 
 def _replace(made: Path, target: Path) -> None:
@@ -192,14 +206,12 @@ def _gather(problem: Semidiscrete, u: Any) -> dict[str, Any] | None:
     if isinstance(u, GridFunction):
         assert isinstance(problem, FD)
         whole = u.gather()
-        if whole is None:
+        inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
+        if whole is None or inside is None:
             return None
-        mask = problem.grid.mask
-        shaped = whole.reshape(*problem.layout.points, m)
-        if isinstance(mask, np.ndarray):
-            inside = mask[tuple(slice(n) for n in problem.layout.points)]
-            shaped = np.where(inside[..., None], shaped, np.nan)
-        return {"grid": shaped, "lower": problem.grid.lower, "upper": problem.grid.upper}
+        shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, m), np.nan)
+        low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
+        return {"grid": shaped, "lower": low, "upper": low + h * (np.array(problem.layout.points) - 1), "h": h}
     assert isinstance(problem, FEM)
     topology, _, x = dolfinx.plot.vtk_mesh(problem.space) if problem.dim > 1 else (np.zeros(0), None, None)
     if problem.dim == 1:
@@ -280,7 +292,8 @@ def _map(axis: Any, frame: dict[str, Any], c: int, low: float, high: float) -> A
         values = frame["grid"][..., c]
         if values.ndim == 3:
             values = values[:, :, values.shape[2] // 2]
-        (x0, y0), (x1, y1) = frame["lower"][:2], frame["upper"][:2]
+        half = 0.5 * frame["h"][:2]
+        (x0, y0), (x1, y1) = frame["lower"][:2] - half, frame["upper"][:2] + half
         return axis.imshow(values.T, origin="lower", extent=(x0, x1, y0, y1), vmin=low, vmax=high, cmap="viridis")
     x, values = frame["x"], frame["values"][:, c]
     if frame["dim"] == 3:

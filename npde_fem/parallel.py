@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-__all__ = ["alike", "end_job_on_exception", "is_terminal", "on_root", "say"]
+__all__ = ["alike", "end_job_on_exception", "is_terminal", "on_root", "say", "warn_once"]
 
 
 @contextmanager
@@ -106,3 +107,10 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001 - a foreign class may raise anything while pickled
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+def warn_once(comm: MPI.Comm, text: str, kind: type[Warning]) -> None:
+    """Warn on rank 0 (collective); where warnings are made errors, every rank raises."""
+    with alike(comm):
+        if comm.rank == 0:
+            warnings.warn(text, kind, stacklevel=4)

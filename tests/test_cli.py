@@ -80,7 +80,8 @@ def test_petsc_options_reach_the_solver(capsys):
         (["compare", "heat", "--json", "/nowhere/rows.json"], "missing or not writable"),
         (["solve", "heat", "--output", "u.vtk"], "must end in .bp or .xdmf or .png"),
         (["solve", "heat", "--dt", "nan"], "positive number"),
-        (["solv", "heat"], "invalid choice"),
+        (["solv", "heat"], "did you mean 'solve'?"),
+        (["solve", "heat", "--method", "fdm"], "did you mean 'fd'?"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
@@ -94,6 +95,9 @@ def test_bad_arguments(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["compare", "heat", "--cells", "16", "8"], "cells must increase"),
+        (["compare", "heat", "--cell", "hexahedron"], "in 2D triangle or quadrilateral allowed"),
+        (["solve", "poisson", "--end", "5", "--scheme", "rk4"], "--end, --scheme: not for poisson"),
+        (["solve", "heat", "--method", "fd", "--degree", "2"], "--degree: not for heat by fd"),
         (["solve", "heat", "--cells", "8", "--set", "d=1"], "did you mean 'D'?"),
         (["solve", "heat", "--cells", "8", "--set", "D=much"], "--set D=much"),
         (["solve", "heat", "--cells", "8", "--set", "D=-1"], "negative diffusion"),

@@ -85,3 +85,22 @@ def test_writer_is_called_at_the_times_asked_for(tmp_path):
     problem, seen = problem_of("fem"), []
     npde.solve(problem, linear, t=(0, 1), dt=0.1, observe=([0.0, 0.35, 1.0], lambda t, u: seen.append(t)))
     assert seen == [0.0, 0.35, 1.0]
+
+
+def test_no_state_no_figure(tmp_path):
+    with pytest.raises(ValueError, match="no state was written"), Writer(tmp_path / "u.png", problem_of("fd")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "xdmf", "bp"])
+def test_error_on_one_rank_ends_the_job(suffix, mpirun, tmp_path):
+    with pytest.raises(pytest.fail.Exception, match="on one rank, on purpose"):
+        mpirun(2, "bad_writer.py", tmp_path / f"u.{suffix}", timeout=60)
+    assert not (tmp_path / f"u.{suffix}").exists()
+
+
+def test_state_of_other_ranks_is_refused(mpirun, tmp_path):
+    path = tmp_path / "state.petsc"
+    assert "same" in mpirun(2, "restart.py", path).stdout
+    assert "was saved on 2 ranks" in mpirun(1, "restart.py", path).stdout

@@ -131,3 +131,72 @@ def test_mesh_tags_say_the_same_as_coordinates():
     by_place = npde.FEM(heat, space, conditions(places[3], places[5], right_or_bottom))
     assert by_tag.unknowns == by_place.unknowns < by_tag.n_global
     np.testing.assert_allclose(run(by_tag), run(by_place), atol=1e-9)
+
+
+@pytest.mark.parametrize("field", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exact_solution_may_bring_a_parameter(method, field):
+    problem = problem_of(method, npde.physics.heat(npde.Parameter("D", 1.0)))
+    e = npde.Parameter("e", (lambda x: 5.0 + 0 * x[0]) if field else 5.0, field=field)
+    np.testing.assert_allclose(problem.interpolate(lambda x, t: e * x[0]), 5 * problem.coordinates()[:, 0], atol=1e-12)
+    np.testing.assert_allclose(problem.interpolate(lambda x, t: e), 5.0, atol=1e-12)
+    assert problem.error(np.ones(problem.n_owned), lambda x, t: e)[1] == pytest.approx(4.0)
+    assert np.isfinite(run(problem)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_error_against_a_constant(method):
+    problem = problem_of(method, npde.physics.heat(1.0))
+    assert problem.error(np.full(problem.n_owned, 3.0), lambda x, t: 1.0) == pytest.approx((2.0, 2.0))
+
+
+def test_material_in_cells_from_an_array():
+    values = np.arange(1.0, 9.0)
+    k = npde.Parameter("k", values, field=("DG", 0))
+    equation = npde.NPDE(flux=lambda u, x, t: k * ufl.grad(u), damping=0)
+    problem = npde.FD(equation, npde.Grid(COMM, (9,), (0,), (1,)), [npde.Dirichlet(lambda x, t: x[0])])
+    resistance = np.concatenate([[0.0], np.cumsum(1 / values)])
+    np.testing.assert_allclose(npde.solve(problem).values, resistance / resistance[-1], atol=1e-9)
+
+
+def test_bounds_cannot_be_bypassed():
+    p = npde.Parameter("p", 1.0, bounds=(0, 2))
+    with pytest.raises(ValueError, match="read-only"):
+        p.value[...] = -5
+    with pytest.raises(TypeError, match="field=True"):
+        p.value = lambda x: x[0]
+    with pytest.raises(TypeError, match="field must be"):
+        npde.Parameter("q", 1.0, field="DG")
+
+
+@pytest.mark.parametrize("condition", [npde.Flux, lambda q, where: npde.Robin(0.0, q, where)])
+def test_tagged_facets_inside_the_mesh_are_no_boundary(condition):
+    mesh = dolfinx.mesh.create_unit_square(COMM, 4, 4)
+    facets = dolfinx.mesh.locate_entities(mesh, 1, lambda x: np.isclose(x[0], 0.5) | np.isclose(x[0], 1.0))
+    tags = dolfinx.mesh.meshtags(mesh, 1, facets, np.full(facets.size, 2, dtype=np.int32))
+    space = dolfinx.fem.functionspace(mesh, ("Lagrange", 1))
+    problem = npde.FEM(npde.physics.heat(1.0), space, [condition(1.0, 2)], facet_tags=tags)
+    solution = npde.solve(problem, 0.0, (0, 1), 0.1)
+    assert problem.total(solution.values)[0] == pytest.approx(1.0, rel=1e-8)
+
+
+def test_no_damping_outside_of_the_mask():
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[2:7, 2:7] = True
+    b = npde.Parameter("b", mask.astype(float), field=True)
+    problem = npde.FD(
+        npde.NPDE(flux=lambda u, x, t: ufl.grad(u), damping=b), npde.Grid(COMM, (9, 9), (0, 0), (1, 1), mask)
+    )
+    start = problem.initial(lambda x: x[0])
+    after = npde.solve(problem, start, (0, 0.01), 0.001, npde.ForwardEuler()).values
+    assert problem.total(after)[0] == pytest.approx(problem.total(start)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_drift_that_begins_later_needs_no_direct_solver(method, recwarn):
+    equation = npde.NPDE(
+        flux=lambda u, x, t: 0.01 * ufl.grad(u) - ufl.conditional(ufl.gt(t, 0.5), 1.0, 0.0) * u * ufl.as_vector([1, 0])
+    )
+    solution = npde.solve(problem_of(method, equation, n=17), lambda x: 1 + x[0], (0, 1), 0.1)
+    assert solution.linear_iterations < 500
+    assert not [w for w in recwarn if w.category is RuntimeWarning]

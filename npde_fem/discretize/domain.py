@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from npde_fem.discretize.data import select
-from npde_fem.discretize.grid import Halo, Layout
+from npde_fem.discretize.grid import Layout
 from npde_fem.parallel import alike
 
 import numpy as np
@@ -63,7 +63,7 @@ class Domain:
             raise ValueError("Grid mask selects no point")
         ghosted = np.zeros((*layout.ghosted_shape, 1))
         ghosted[layout.inner] = self.inside.reshape(*layout.flat_shape, 1)
-        Halo(layout, 1).exchange(ghosted)
+        layout.halo(1).exchange(ghosted)
         self.mask: npt.NDArray[np.uint8] = ghosted[..., 0].astype(np.uint8)
         self.volumes: Array = np.where(self.inside, self._cell_volumes().ravel(), 0.0)
 

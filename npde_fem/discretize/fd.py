@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
-from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
+from npde_fem.discretize.grid import Grid, GridFunction, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -136,7 +137,7 @@ class FD(Semidiscrete):
         self.domain = Domain(self.layout)
         self.volumes, self._inside = self.domain.volumes, self.domain.inside
         self.n_owned, self.n_global = self.layout.n_points * m, int(np.prod(self.layout.points)) * m
-        self._halo = Halo(self.layout, m)
+        self._halo = self.layout.halo(m)
         self._buffer = self.new_state()
         self._rates = np.zeros(self.n_owned)
         self._kernels: dict[str, Callable] = {}
@@ -145,9 +146,8 @@ class FD(Semidiscrete):
         self._exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
         self._finish_constraints()
         # Boundary data may bring parameters of its own, so their values are laid out last.
-        self._arguments = self._make_arguments()
-        self._fields = {p.name: self._field_values(p) for p in self._field_parameters}
-        self._point_fields()
+        self._fields: dict[str, Array] = {}
+        self._lay_out()
         self.update()
 
     # -- setting up ------------------------------------------------------------------------------------------
@@ -193,10 +193,10 @@ class FD(Semidiscrete):
                 if in_cells and self.grid.mask is not None:
                     raise ValueError(f"Parameter {name!r}: on a masked grid fields live at points: field=True")
                 symbol = self._coefficient(parameter.ufl_shape)
-                s = Symbols(**{**vars(s), "fields": (*s.fields, Field(symbol, in_cells))})
+                s = replace(s, fields=(*s.fields, Field(symbol, in_cells)))
             else:
                 symbol = ufl.Constant(self._ufl_domain, shape=parameter.ufl_shape)
-                s = Symbols(**{**vars(s), "numbers": (*s.numbers, symbol)})
+                s = replace(s, numbers=(*s.numbers, symbol))
             self._bound[parameter] = symbol
         self._symbols = s
         return ufl.replace(expression, {p: b for p, b in self._bound.items()})
@@ -220,7 +220,12 @@ class FD(Semidiscrete):
         g.numbers = _address(self._numbers)
         return g
 
-    def _point_fields(self) -> None:
+    def _lay_out(self) -> None:
+        """Make room for the values of all parameters met so far, where the kernels find them."""
+        self._arguments = self._make_arguments()
+        for parameter in self._field_parameters:
+            if parameter.name not in self._fields:
+                self._fields[parameter.name] = self._field_values(parameter)
         fields = list(self._fields.values())
         self._field_pointers = (ctypes.c_void_p * max(1, len(fields)))(*(_address(f) for f in fields))
         self._arguments.fields = ctypes.cast(self._field_pointers, ctypes.POINTER(ctypes.c_void_p))
@@ -239,8 +244,12 @@ class FD(Semidiscrete):
                         if not layout.periodic[a]:
                             x[a] = np.minimum(x[a], self.grid.upper[a] - 0.5 * self.grid.spacing[a])
                 flat = evaluate_callable(label, parameter.value, x, shape)
-            elif np.shape(parameter.value) == shape:
+            elif np.shape(parameter.value) in {(), shape}:
                 flat = np.broadcast_to(parameter.value, (layout.n_points, *shape))
+            elif in_cells and np.shape(parameter.value) == (*(n - 1 for n in layout.grid.shape), *shape):
+                # One value a cell; along axes that are not periodic the last point has no cell of its own.
+                ends = [(0, 0 if periodic else 1) for periodic in layout.periodic] + [(0, 0)] * len(shape)
+                flat = layout.slice_global(np.pad(parameter.value, ends, mode="edge"), label, size)
             else:
                 flat = layout.slice_global(parameter.value, label, size)
             parameter.check(np.asarray(flat))
@@ -256,7 +265,7 @@ class FD(Semidiscrete):
             along = self.dim - 1 - a
             for ghost, owned in ((0, 1), (-1, -2)):
                 ghosted[(slice(None),) * along + (ghost,)] = ghosted[(slice(None),) * along + (owned,)]
-        Halo(layout, ghosted.shape[-1]).exchange(ghosted)
+        layout.halo(ghosted.shape[-1]).exchange(ghosted)
 
     def field(self, parameter: Parameter | str) -> GridFunction:
         """Return a copy of the values of a field parameter (this rank's points)."""
@@ -355,7 +364,7 @@ class FD(Semidiscrete):
         self.unknowns = int(self.comm.allreduce(free))
         ghosted = np.zeros((*self.layout.ghosted_shape, m))
         ghosted[self.layout.inner] = constrained.reshape(*self.layout.flat_shape, m)
-        Halo(self.layout, m).exchange(ghosted)
+        self.layout.halo(m).exchange(ghosted)
         self._constrained_ghosted = ghosted.astype(bool)
 
     # -- what solvers use ------------------------------------------------------------------------------------
@@ -387,7 +396,8 @@ class FD(Semidiscrete):
         """Damping as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
         evaluate, uniform = self._damping_evaluator
         values, shape = evaluate(0.0, None).copy(), self._terms.damping.ufl_shape
-        finite("damping", values)
+        with alike(self.comm):
+            finite("damping", values)
         return values[0].reshape(shape) if uniform else values.reshape(-1, *(shape or (1,)))
 
     @cached_property
@@ -396,6 +406,8 @@ class FD(Semidiscrete):
         matrix = self._terms.damping.ufl_shape != ()
         if matrix and self._prescribed:
             b = np.where(self._is_constrained[:, :, None], np.eye(self.components), b)
+        elif not matrix and b.ndim:
+            b = np.where(self._inside[:, None], b, 1.0)
         singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
             raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
@@ -650,7 +662,11 @@ class FD(Semidiscrete):
 
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         s = self._symbols
+        known = len(self._bound)
         expression = self._bind(BoundaryCondition().write(function, self.components, self._ufl_domain, s.x, s.t))
+        if len(self._bound) > known:
+            self._lay_out()
+        self.update()
         values = self._evaluator("function", expression, self.domain.everywhere())[0](t, None)
         return np.where(self._inside[:, None], values, 0.0).reshape(-1)
 

@@ -267,6 +267,8 @@ class FEM(Semidiscrete):
                 facets = dmesh.locate_entities_boundary(mesh, fdim, lambda x: select(label, where, x))
         else:
             facets = self._tagged_facets(label, where)
+            if label != "Dirichlet":
+                facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
         if not self.comm.allreduce(facets.size):
             raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
         return facets.astype(np.int32)
@@ -596,6 +598,10 @@ class FEM(Semidiscrete):
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         points = self.space.element.interpolation_points
         data = self._write_exact(function)
+        self.update()
+        constant = _constant_values(data)
+        if constant is not None:
+            return np.tile(constant, self.n_owned // constant.size)
         expression = fem.Expression(data, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
         self._t.value = t
         found = fem.Function(self.space)

@@ -138,6 +138,13 @@ class Layout:
         (self.start, self.end) = (tuple(c) for c in zip(*self.dm.getRanges(), strict=True))
         self.local = tuple(e - s for s, e in zip(self.start, self.end, strict=True))
         self.n_points = int(np.prod(self.local))
+        self._halos: dict[int, Halo] = {}
+
+    def halo(self, components: int) -> Halo:
+        """Return the exchange of ghosts of arrays with ``components`` values a point, always the same one."""
+        if components not in self._halos:
+            self._halos[components] = Halo(self, components)
+        return self._halos[components]
 
     @cached_property
     def flat_shape(self) -> tuple[int, ...]:

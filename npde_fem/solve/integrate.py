@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from math import ceil, isfinite
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.parallel import is_terminal
+from npde_fem.parallel import is_terminal, warn_once
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.restart import save
 from npde_fem.solve.schemes import CrankNicolson, Scheme
@@ -205,7 +204,7 @@ def solve(
         stepper.start(t0, values)
         stepper.values(values)
         if scheme.is_explicit:
-            _check_stability(problem, scheme, t0, values, step)
+            _check_stability(problem, scheme, t0, values, step if isinstance(step, Adaptive) else min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
             desc=problem.equation.name,
@@ -280,12 +279,9 @@ class _Run:
             return
         count = max(1, ceil((stop - t) / self.dt * (1 - 1e-10)))
         h = (stop - t) / count
-        if self.problem.comm.rank == 0 and abs(h / self.dt - 1) > 1e-8:
-            warnings.warn(
-                f"dt = {self.dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken",
-                UserWarning,
-                stacklevel=5,
-            )
+        if abs(h / self.dt - 1) > 1e-8:
+            text = f"dt = {self.dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken"
+            warn_once(self.problem.comm, text, UserWarning)
         for k in range(count):
             end = stop if k == count - 1 else t + (k + 1) * h
             self._advance(t + k * h, end, 0)
@@ -319,7 +315,13 @@ class _Run:
                 continue
             self.rejected += 1
             self.next_dt = h * factor
-            if self.next_dt < max(control.smallest, 1e-14 * max(abs(t), abs(stop))):
+            least = max(control.smallest, 1e-14 * max(abs(t), abs(stop)))
+            if self.next_dt < least:
+                if isfinite(error):
+                    self.stepper.failure = (
+                        f"its error is {error:.3g} times the tolerance (rtol {control.rtol:g}, atol {control.atol:g}); "
+                        f"a step below the smallest allowed, {least:.3g}, would be needed"
+                    )
                 self._fail(t, h)
 
     def _done(self, t: float, end: float) -> None:
@@ -407,7 +409,7 @@ def _step(dt: Any, t0: float, t1: float, scheme: Scheme) -> float | Adaptive:
         raise TypeError(f"dt must be a number or Adaptive(), not {dt!r}") from error
     if not (isfinite(step) and step > 0):
         raise ValueError(f"dt = {step} given; a positive finite number allowed")
-    return min(step, t1 - t0)
+    return step
 
 
 def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Callable[[float, Any], None] | None]:
@@ -424,6 +426,8 @@ def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Calla
         raise TypeError(
             f"observe must be times, a function (t, u), or a pair (times, function), not {observe!r}"
         ) from error
+    if not times:
+        raise ValueError("observe: no times given; at least one, or a function alone to see every step")
     slack = 1e-12 * (t1 - t0)
     for v in times:
         if not (t0 - slack <= v <= t1 + slack):

@@ -8,9 +8,9 @@ the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``
 from __future__ import annotations
 
 import time
-import warnings
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.parallel import warn_once
 
 import numpy as np
 from mpi4py import MPI
@@ -93,7 +93,7 @@ class Newton:
         symmetric = self._is_symmetric()
         self._set_linear_solver(symmetric)
         ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
-        self._symmetric = symmetric and self._with_state and not options.hasName("ksp_type")
+        self._symmetric = symmetric and (self._with_state or self._with_time) and not options.hasName("ksp_type")
         self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
         self._set_snes_atol = not options.hasName("snes_atol")
@@ -125,13 +125,12 @@ class Newton:
 
     def use_direct_solver(self) -> None:
         """Replace the linear solver by an LU factorisation (MUMPS where PETSc has it), with a warning."""
-        if self.problem.comm.rank == 0:
-            warnings.warn(
-                f"the iterative linear solver ({self.snes.ksp.getType()}, {self.snes.ksp.getPC().getType()}) failed; "
-                "LU takes its place. Choose a solver by PETSc options such as -npde_pc_type gamg",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        warn_once(
+            self.problem.comm,
+            f"the iterative linear solver ({self.snes.ksp.getType()}, {self.snes.ksp.getPC().getType()}) failed; LU "
+            "takes its place. Choose a solver by PETSc options such as -npde_pc_type gamg",
+            RuntimeWarning,
+        )
         ksp = self.snes.ksp
         ksp.setType(PETSc.KSP.Type.PREONLY)
         ksp.setPCSide(PETSc.PC.Side.LEFT)

@@ -42,11 +42,14 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     viewer = PETSc.Viewer().create(problem.comm)
     viewer.setType(PETSc.Viewer.Type.BINARY)
     viewer.setFileMode(PETSc.Viewer.FileMode.WRITE)
-    PETSc.Options()["viewer_binary_skip_info"] = ""
     viewer.setFileName(str(aside))
     vector.view(viewer)
-    viewer.destroy()
     vector.destroy()
+    shares = PETSc.Vec().createMPI((1, problem.comm.size), comm=problem.comm)
+    shares.array[:] = problem.n_owned
+    shares.view(viewer)
+    shares.destroy()
+    viewer.destroy()
     problem.comm.Barrier()
     with alike(problem.comm):
         if problem.comm.rank == 0:
@@ -60,18 +63,29 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
     Raises
     ------
     OSError, ValueError
-        If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, or one of another size
-        than the problem's.
+        If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, one of another size than
+        the problem's, or one from another distribution over ranks.
     """
     path = Path(path)
     with alike(problem.comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
-        header = np.fromfile(path, dtype=np.dtype(PETSc.IntType).newbyteorder(">"), count=2)
-        if header.size < 2 or header[0] != _VECTOR or path.stat().st_size != header.nbytes + 8 * header[1]:
+        integers = np.dtype(PETSc.IntType).newbyteorder(">")
+        header = np.fromfile(path, dtype=integers, count=2)
+        if header.size < 2 or header[0] != _VECTOR:
+            raise ValueError(f"{path} is no saved state, or not whole")
+        first = header.nbytes + 8 * int(header[1])
+        second = np.fromfile(path, dtype=integers, count=2, offset=min(first, path.stat().st_size))
+        if second.size < 2 or path.stat().st_size != first + second.nbytes + 8 * int(second[1]):
             raise ValueError(f"{path} is no saved state, or not whole")
         if header[1] != problem.n_global:
             raise ValueError(f"{path} holds {header[1]} values; the problem has {problem.n_global}")
+        owned = np.fromfile(path, dtype=">f8", offset=first + second.nbytes).astype(int).tolist()
+    if owned != problem.comm.allgather(problem.n_owned):
+        raise ValueError(
+            f"{path} was saved on {len(owned)} ranks that owned {owned} values; it can be read back on the same ranks "
+            f"only, here are {problem.comm.size}"
+        )
     vector = PETSc.Vec().createMPI((problem.n_owned, problem.n_global), comm=problem.comm)
     viewer = PETSc.Viewer().createBinary(str(path), "r", comm=problem.comm)
     vector.load(viewer)

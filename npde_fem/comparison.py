@@ -7,11 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from math import ceil, log, nan
+from math import ceil, log
 from pathlib import Path
 from typing import Any, TypedDict
 
-from npde_fem.cases import KNOWN, Case, discretise
+from npde_fem.cases import KNOWN, Case, cell_kind, discretise
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
 from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
@@ -97,6 +97,7 @@ def compare(
         raise ValueError(f"dim must be 1, 2 or 3, not {dim!r}")
     if not cells or min(cells) < 2 or sorted(set(cells)) != list(cells):
         raise ValueError(f"cells must increase from 2 on, {list(cells)} given")
+    cell_kind(dim, cell)
     if not set(methods) <= {"fd", "fem"}:
         raise ValueError(f'methods: "fd" and "fem" allowed, {list(methods)} given')
     if isinstance(scheme, str) or scheme is None:
@@ -185,7 +186,7 @@ def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm) -> 
     def write() -> None:
         target = Path(path)
         aside = target.with_name(f".{target.name}.part")
-        clean = [{k: None if v is nan or v != v else v for k, v in row.items()} for row in rows]
+        clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
         aside.write_text(json.dumps({"rows": clean}, indent=2) + "\n")
         aside.replace(target)
 
