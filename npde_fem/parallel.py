@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -113,4 +114,5 @@ def warn_once(comm: MPI.Comm, text: str, kind: type[Warning]) -> None:
     """Warn on rank 0 (collective); where warnings are made errors, every rank raises."""
     with alike(comm):
         if comm.rank == 0:
-            warnings.warn(text, kind, stacklevel=4)
+            # The warning names the line of the user's that led here.
+            warnings.warn(text, kind, skip_file_prefixes=(str(Path(__file__).parent),))
