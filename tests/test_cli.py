@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import npde_fem as npde
 from npde_fem.cli import main
 
 import pytest
@@ -42,6 +43,13 @@ def test_compare_explicit_scheme(tmp_path):
     arguments = ["compare", "fisher-kpp", "--dim", "1", "--cells", "16", "32", "--degree", "1", "--scheme", "rk4"]
     assert main([*arguments, "--json", str(out)]) == 0
     assert all(r["order"] > 1.9 for r in rows_of(out) if r["order"] is not None)
+
+
+def test_compare_from_python():
+    rows = npde.compare("heat", dim=1, cells=(8, 16), degrees=(2,), methods=("fem",))
+    assert [r["degree"] for r in rows] == [2, 2] and rows[1]["order"] == pytest.approx(3, abs=0.2)
+    with pytest.raises(KeyError, match="no case 'warmth'"):
+        npde.compare("warmth")
 
 
 @pytest.mark.parametrize("suffix", [".bp", ".xdmf", ".png"])
