@@ -57,11 +57,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
-            message = (
-                f"{message[: wrong.start(2)]}{wrong[2]}); {_hint(wrong[1], re.findall(r'[\w-]+', wrong[2]))}".rstrip(
-                    "; "
-                )
-            )
+            message += "; " + (_hint(wrong[1], re.findall(r"[\w-]+", wrong[2])) or "no such name")
         self._print_message(f"npde: error: {message}\n", sys.stderr)
         self.exit(2)
 

@@ -81,20 +81,24 @@ class _Exchange(NamedTuple):
 
 
 class _Jacobian(NamedTuple):
-    """The compiled Jacobian of a part of the equation: its stencil, and what it depends on."""
+    """The compiled Jacobian of a part of the equation: its stencil, a buffer, and what it depends on.
+
+    ``slots`` says which entries of the whole equation's stencil the part's are, ``values`` has shape (n, ns, m, m).
+    """
 
     kernel: Callable
     offsets: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
+    values: Array
     with_state: bool
     with_time: bool
 
 
 class _Entries(NamedTuple):
-    """COO rows and columns of the Jacobian's entries (-1: none), their values (n, ns, m, m), the diagonal's place."""
+    """COO rows and columns of the Jacobian's entries (-1: none), and the diagonal's place in the stencil."""
 
     rows: npt.NDArray[np.int32]
     columns: npt.NDArray[np.int32]
-    values: Array
     centre: int
 
 
@@ -562,7 +566,11 @@ class FD(Semidiscrete):
             kernel = compile_c(self.comm, pattern.source).jacobian
             kernel.restype = None
             kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p]
-            self._jacobians[part] = _Jacobian(kernel, pattern.offsets, *self._dependence(flux, source))
+            offsets, m = pattern.offsets, self.components
+            whole = offsets if part == "all" else self._jacobian("all").offsets
+            slots = np.array([(whole == offset).all(axis=1).argmax() for offset in offsets])
+            values = np.zeros((self.layout.n_points, len(offsets), m, m))
+            self._jacobians[part] = _Jacobian(kernel, offsets, slots, values, *self._dependence(flux, source))
         return self._jacobians[part]
 
     def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
@@ -579,14 +587,14 @@ class FD(Semidiscrete):
         return with_state, with_time
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
-        _, _, with_state, with_time = self._jacobian(part)
+        *_, with_state, with_time = self._jacobian(part)
         if part != "source":
             with_time = with_time or any(e.in_time for e in self._exchanges)
         return with_state, with_time
 
     @cached_property
     def _entries(self) -> _Entries:
-        """Where the entries of the Jacobian go, and a buffer for their values."""
+        """Where the entries of the Jacobian go."""
         layout, m = self.layout, self.components
         offsets = self._jacobian("all").offsets
         numbers = layout.global_indices()
@@ -607,7 +615,7 @@ class FD(Semidiscrete):
         point, c = np.nonzero(self._is_constrained)
         rows[point, centre, c, c] = columns[point, centre, c, c] = owned[point] * m + c
         columns[rows < 0] = -1
-        return _Entries(rows.ravel(), columns.ravel(), np.zeros((n, ns, m, m)), centre)
+        return _Entries(rows.ravel(), columns.ravel(), centre)
 
     def new_matrix(self) -> PETSc.Mat:
         entries = self._entries
@@ -622,18 +630,13 @@ class FD(Semidiscrete):
     def jacobian(
         self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
     ) -> None:
-        m, (kernel, offsets, *_) = self.components, self._jacobian(part)
-        _, _, values, centre = self._entries
+        m, own, centre = self.components, self._jacobian(part), self._entries.centre
+        values = self._jacobian("all").values
         self._arguments.t = t
-        if part == "all":
-            kernel(self._arguments, _address(state), -rate_factor, _address(values))
-        else:
-            # A part has some of the whole stencil's entries, in the same order.
-            whole = self._jacobian("all").offsets
-            some = np.zeros((values.shape[0], len(offsets), m, m))
-            kernel(self._arguments, _address(state), -rate_factor, _address(some))
+        own.kernel(self._arguments, _address(state), -rate_factor, _address(own.values))
+        if part != "all":
             values[...] = 0.0
-            values[:, [(whole == offset).all(axis=1).argmax() for offset in offsets]] = some
+            values[:, own.slots] = own.values
         diagonal = values[:, centre]
         if mass_factor:
             b = self._damping

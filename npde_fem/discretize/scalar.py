@@ -102,8 +102,6 @@ class Code:
             return "0.0"
         if isinstance(e, classes.ScalarValue):
             return f"({float(e)!r})"
-        if isinstance(e, classes.Variable):
-            return self.emit(e.ufl_operands[0])
         if isinstance(e, classes.Indexed):
             operand, index = e.ufl_operands
             return self._store(self._leaf(operand, tuple(int(i) for i in index)))
@@ -148,8 +146,7 @@ class Code:
         if isinstance(exponent, classes.ScalarValue):
             p = float(exponent)
             if p == int(p) and 2 <= p <= 8:
-                half = self._power_of(b, int(p))
-                return half
+                return self._power_of(b, int(p))
             if p == 0.5:
                 return self._store(f"sqrt({b})")
         return self._store(f"pow({b}, {self.emit(exponent)})")

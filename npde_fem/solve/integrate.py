@@ -203,8 +203,8 @@ def solve(
         stack.callback(stepper.destroy)
         stepper.start(t0, values)
         stepper.values(values)
-        if scheme.is_explicit:
-            _check_stability(problem, scheme, t0, values, step if isinstance(step, Adaptive) else min(step, t1 - t0))
+        if scheme.is_explicit and not isinstance(step, Adaptive):
+            _check_stability(problem, scheme, t0, values, min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
             desc=problem.equation.name,
@@ -479,9 +479,9 @@ def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: 
     return radius
 
 
-def _check_stability(problem: Semidiscrete, scheme: Scheme, t: float, values: Array, dt: float | Adaptive) -> None:
+def _check_stability(problem: Semidiscrete, scheme: Scheme, t: float, values: Array, dt: float) -> None:
     radius = spectral_radius(problem, t, values)
-    if isinstance(dt, Adaptive) or radius == 0:
+    if radius == 0:
         return
     limit = scheme.stable_to / radius
     if dt > limit * 1.0001:
