@@ -5,7 +5,11 @@ Write an equation once in UFL (:class:`NPDE`), discretise it by finite elements 
 """
 
 import contextlib
+import importlib
 
+# h5py's wheel and DOLFINx's bring an HDF5 each; they get along if h5py's is loaded first.
+with contextlib.suppress(ModuleNotFoundError):
+    importlib.import_module("h5py")
 # DOLFINx's binary wheel wants MPI loaded before its bindings; its own module sees to that where it is installed.
 with contextlib.suppress(ModuleNotFoundError):
     import dolfinx_solver  # noqa: F401
@@ -14,7 +18,8 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
-from npde_fem.equation import NPDE, Dirichlet, Flux, Parameter, Periodic, Robin, manufactured
+from npde_fem.equation import NPDE, Dirichlet, Flux, Initial, Parameter, Periodic, Robin, manufactured
+from npde_fem.optimize import integral, misfit, solve
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
@@ -32,7 +37,6 @@ from npde_fem.solve import (
     restore,
     save,
     scheme_named,
-    solve,
     spectral_radius,
 )
 
@@ -56,6 +60,7 @@ __all__ = [
     "ForwardEuler",
     "Grid",
     "GridFunction",
+    "Initial",
     "Parameter",
     "Periodic",
     "Robin",
@@ -65,7 +70,9 @@ __all__ = [
     "SolveError",
     "Writer",
     "compare",
+    "integral",
     "manufactured",
+    "misfit",
     "petsc_options",
     "physics",
     "restore",

@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
+
+from npde_fem.parallel import alike
+from npde_fem.taped import Taped
 
 import basix.ufl
 import numpy as np
 import ufl
+from mpi4py import MPI
 from ufl.constantvalue import ScalarValue
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
@@ -30,6 +35,7 @@ __all__ = [
     "BoundaryCondition",
     "Dirichlet",
     "Flux",
+    "Initial",
     "Parameter",
     "Periodic",
     "Robin",
@@ -82,12 +88,22 @@ def as_numbers(label: str, value: Value) -> np.ndarray:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
 
 
-class Parameter(ufl.Coefficient):
+@cache
+def _placeholder_space(shape: tuple[int, ...]) -> ufl.FunctionSpace:
+    element = basix.ufl.element("Lagrange", "interval", 5, shape=shape or None)
+    return ufl.FunctionSpace(_PLACEHOLDER_DOMAIN, element)
+
+
+class Parameter(ufl.Coefficient, Taped):
     """A number, vector, matrix or field in an equation: the symbol, its first value and its bounds.
 
     It is a UFL terminal and may stand anywhere in a flux, a source, a coefficient or boundary data. One
     parameter may serve many problems. A number, vector or matrix keeps its value here (:attr:`value`), the
     same for every problem; each problem holds its own values of a field (``problem.field(parameter)``).
+
+    On pyadjoint's tape it may be a ``Control``. Derivatives with respect to it, directions and trial values are
+    parameters like it (:meth:`like`), whose :attr:`value` is a number's array, or the flat values of the field that
+    this rank owns.
 
     Parameters
     ----------
@@ -104,6 +120,12 @@ class Parameter(ufl.Coefficient):
         Value shape of a field, ``()`` by default. A number's shape is that of ``value``.
     bounds
         Lower and upper bound, each a number or None.
+
+    Attributes
+    ----------
+    home
+        The problem whose layout a field's values have on the tape: that of the first taped solve it enters. None
+        before, and for numbers.
 
     Raises
     ------
@@ -147,8 +169,10 @@ class Parameter(ufl.Coefficient):
             shape = value.shape
         if len(shape) > 2:
             raise ValueError(f"Parameter {name!r}: shape {shape} given; scalar, vector or matrix allowed")
-        element = basix.ufl.element("Lagrange", "interval", 5, shape=shape or None)
-        super().__init__(ufl.FunctionSpace(_PLACEHOLDER_DOMAIN, element))
+        ufl.Coefficient.__init__(self, _placeholder_space(tuple(shape)))
+        Taped.__init__(self)
+        self.home: Any = None
+        self._stands_alone = False
         self._value: Value = None
         if value is not None:
             self.value = value
@@ -158,7 +182,7 @@ class Parameter(ufl.Coefficient):
         """Value of a number (float64 array of :attr:`ufl_shape`, read-only), or the initial value of a field.
 
         A number set here is used by the next solve of every problem; a field by problems made later (see
-        ``set_field`` for those there are).
+        ``set_field`` for those there are). Of a field made by :meth:`like`, all values that this rank owns.
         """
         return self._value
 
@@ -174,7 +198,45 @@ class Parameter(ufl.Coefficient):
                     f"Parameter {self.name!r}: value of shape {value.shape} given, {self.ufl_shape} allowed"
                 )
             self.check(value)
+            if not self.is_field:
+                self.leave_tape(value)
         self._value = value
+
+    def like(self, value: Value) -> Parameter:
+        """Return a parameter like this one, without bounds, with another value: to evaluate at, or a direction.
+
+        Parameters
+        ----------
+        value
+            A number or an array of :attr:`ufl_shape`; for a field, a number or the flat values of the dofs that this
+            rank owns (collective).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the value is not made of numbers, or has another shape; for a field also before any taped solve, which
+            lays out its values.
+        """
+        if not self.is_field:
+            values = as_numbers(f"Parameter {self.name!r}", value)
+            if values.ndim and values.shape != self.ufl_shape:
+                raise ValueError(
+                    f"Parameter {self.name!r}: value of shape {values.shape} given, {self.ufl_shape} allowed"
+                )
+            return self._ad_like(np.broadcast_to(values, self.ufl_shape))
+        with alike(self._settled().comm):
+            values = as_numbers(f"Parameter {self.name!r}", value)
+            if values.ndim and values.shape != self._ad_shape():
+                raise ValueError(
+                    f"Parameter {self.name!r}: values of shape {values.shape} given; a number or the "
+                    f"{self._ad_shape()} values that this rank owns allowed"
+                )
+        return self._ad_like(np.broadcast_to(values, self._ad_shape()))
+
+    def __float__(self) -> float:
+        if self.is_field or self.ufl_shape:
+            raise TypeError(f"Parameter {self.name!r} is no single number")
+        return float(self._ad_values())
 
     def check(self, values: np.ndarray) -> None:
         """Raise ValueError if ``values`` are not finite or leave the bounds."""
@@ -211,6 +273,53 @@ class Parameter(ufl.Coefficient):
 
     def __hash__(self) -> int:
         return hash((Parameter, self._count))
+
+    # -- on the tape (see npde_fem.taped) --------------------------------------------------------------------
+
+    def _settled(self) -> Any:
+        """Return the problem that lays out a field's values."""
+        if self.home is None:
+            raise ValueError(
+                f"Parameter {self.name!r}: a field has values of its own on the tape only after a taped solve of a "
+                "problem that contains it"
+            )
+        return self.home
+
+    @property
+    def _ad_spread(self) -> bool:  # type: ignore[override]
+        return self.is_field
+
+    @property
+    def _ad_comm(self) -> MPI.Comm:
+        return self._settled().comm if self.is_field else MPI.COMM_WORLD
+
+    def _ad_values(self) -> np.ndarray:
+        if self.is_field and not self._stands_alone:
+            return np.array(self._settled().field_values(self), dtype=np.float64)
+        if self._value is None:
+            raise ValueError(f"parameter {self.name!r} is undefined: it was given no value")
+        return np.array(self._value)
+
+    def _ad_shape(self) -> tuple[int, ...]:
+        return (self._settled().field_size(self),) if self.is_field else self.ufl_shape
+
+    def _ad_assign(self, values: np.ndarray) -> None:
+        if self.is_field and not self._stands_alone:
+            self._settled().set_field(self, values)
+        else:
+            self._value = np.array(values, dtype=np.float64)
+            self._value.flags.writeable = False
+
+    def _ad_like(self, values: np.ndarray) -> Parameter:
+        other = Parameter(self.name, field=self.element or self.is_field, shape=self.ufl_shape)
+        other.home, other._stands_alone = self.home, True
+        other._ad_assign(values)
+        return other
+
+    def _ad_riesz(self, values: np.ndarray, kind: str) -> np.ndarray:
+        if kind not in ("L2", "H1"):
+            raise ValueError(f"Parameter {self.name!r}: riesz_map {kind!r} given; 'l2', 'L2' and 'H1' allowed")
+        return self._settled().riesz(self, values, kind) if self.is_field else values
 
 
 class Terms(NamedTuple):
@@ -442,6 +551,17 @@ def checked_conditions(bcs: Any, components: int) -> list[BoundaryCondition]:
             raise TypeError(f"bcs: boundary conditions such as Dirichlet(0.0) allowed, {bc!r} given")
         bc.checked_component(components)
     return conditions
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Initial data in UFL: a callable ``(x)`` (or ``(x, t)``) that may contain parameters, taken at the nodes."""
+
+    value: Callable
+
+    def __post_init__(self) -> None:
+        if not callable(self.value):
+            raise TypeError(f"Initial: a callable (x) that returns UFL allowed, {self.value!r} given")
 
 
 @dataclass(frozen=True)

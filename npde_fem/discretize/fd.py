@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
+from npde_fem.discretize.fd_linearised import FDLinearised
 from npde_fem.discretize.grid import Grid, GridFunction, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
@@ -24,6 +25,7 @@ from npde_fem.discretize.stencil import (
     Symbols,
     evaluator_source,
     jacobian_source,
+    pointers_to,
     rate_source,
 )
 from npde_fem.equation import (
@@ -31,6 +33,7 @@ from npde_fem.equation import (
     BoundaryCondition,
     Dirichlet,
     Flux,
+    Initial,
     Parameter,
     Periodic,
     Robin,
@@ -66,15 +69,20 @@ class _Prescribed(NamedTuple):
 
     points: Points
     components: list[int]
+    data: Expr
     evaluate: Callable[[float, Array | None], Array]
     in_time: bool
 
 
 class _Exchange(NamedTuple):
-    """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point."""
+    """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point.
+
+    ``data`` is ``value - coefficient u``.
+    """
 
     faces: Faces
     components: list[int]
+    data: Expr
     value: Callable[[float, Array | None], Array]
     coefficient: Callable[[float, Array | None], Array] | None
     in_time: bool
@@ -141,13 +149,13 @@ class FD(Semidiscrete):
         self.domain = Domain(self.layout)
         self.volumes, self._inside = self.domain.volumes, self.domain.inside
         self.n_owned, self.n_global = self.layout.n_points * m, int(np.prod(self.layout.points)) * m
-        self._halo = self.layout.halo(m)
+        self.halo = self.layout.halo(m)
         self._buffer = self.new_state()
         self._rates = np.zeros(self.n_owned)
         self._kernels: dict[str, Callable] = {}
         self._jacobians: dict[Part, _Jacobian] = {}
-        self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
-        self._exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
+        self.prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        self.exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
         self._finish_constraints()
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
@@ -157,21 +165,13 @@ class FD(Semidiscrete):
     # -- setting up ------------------------------------------------------------------------------------------
 
     def _write_equation(self) -> None:
-        m, domain = self.components, abstract_domain(self.dim)
-        cell = domain.ufl_cell().cellname
-
-        def coefficient(shape: tuple[int, ...]) -> ufl.Coefficient:
-            return ufl.Coefficient(
-                ufl.FunctionSpace(domain, basix.ufl.element("Lagrange", cell, 5, shape=shape or None))
-            )
-
-        u, x, t = coefficient(self.equation.state_shape), ufl.SpatialCoordinate(domain), ufl.Constant(domain)
+        self._ufl_domain = domain = abstract_domain(self.dim)
+        u, x, t = self.new_field(self.equation.state_shape), ufl.SpatialCoordinate(domain), ufl.Constant(domain)
         normal = ufl.Constant(domain, shape=(self.dim,))
-        self._ufl_domain, self._coefficient = domain, coefficient
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
-        self._symbols = Symbols(self.dim, m, u, x, t, normal, masked=self.grid.mask is not None)
+        self.symbols = Symbols(self.dim, self.components, u, x, t, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -180,7 +180,7 @@ class FD(Semidiscrete):
 
     def _bind(self, expression: Expr) -> Expr:
         """Replace parameters by symbols of the grid's domain, making the symbols of those not met before."""
-        s = self._symbols
+        s = self.symbols
         for name, parameter in parameters_of([expression]).items():
             if self.parameters.setdefault(name, parameter) is not parameter:
                 raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
@@ -196,14 +196,33 @@ class FD(Semidiscrete):
                     )
                 if in_cells and self.grid.mask is not None:
                     raise ValueError(f"Parameter {name!r}: on a masked grid fields live at points: field=True")
-                symbol = self._coefficient(parameter.ufl_shape)
+                symbol = self.new_field(parameter.ufl_shape)
                 s = replace(s, fields=(*s.fields, Field(symbol, in_cells)))
             else:
-                symbol = ufl.Constant(self._ufl_domain, shape=parameter.ufl_shape)
+                symbol = self.new_number(parameter.ufl_shape)
                 s = replace(s, numbers=(*s.numbers, symbol))
             self._bound[parameter] = symbol
-        self._symbols = s
+        self.symbols = s
         return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+
+    def bound(self, parameter: Parameter) -> Expr:
+        """Return what stands in the problem's expressions for a parameter."""
+        return self._bound[parameter]
+
+    def new_number(self, shape: tuple[int, ...]) -> ufl.Constant:
+        """Return a new symbol of a number on the grid."""
+        return ufl.Constant(self._ufl_domain, shape=shape)
+
+    def new_field(self, shape: tuple[int, ...]) -> ufl.Coefficient:
+        """Return a new symbol of a quantity on the grid."""
+        cell = self._ufl_domain.ufl_cell().cellname
+        element = basix.ufl.element("Lagrange", cell, 5, shape=shape or None)
+        return ufl.Coefficient(ufl.FunctionSpace(self._ufl_domain, element))
+
+    @property
+    def damping(self) -> Expr:
+        """The damping, lowered, parameters bound."""
+        return self._terms.damping
 
     @property
     def _field_parameters(self) -> list[Parameter]:
@@ -213,26 +232,30 @@ class FD(Semidiscrete):
     def _number_parameters(self) -> list[Parameter]:
         return [p for p in self._bound if not p.is_field]
 
-    def _make_arguments(self) -> GridArguments:
+    def arguments(self, numbers: Array, fields: ctypes.Array) -> GridArguments:
+        """Return what kernels are told of this rank's grid.
+
+        ``numbers`` and pointers to ghosted ``fields`` are what the kernels' symbols stand for, in their order; the
+        caller keeps them alive.
+        """
         layout, pad = self.layout, (0,) * (3 - self.dim)
         g = GridArguments()
         g.n, g.start, g.size = (*layout.local, *pad), (*layout.start, *pad), (*layout.points, *pad)
         g.periodic = (*(int(p) for p in layout.periodic), *pad)
         g.lower, g.h = (*self.grid.lower, *pad), (*self.grid.spacing, *pad)
         g.mask = _address(self.domain.mask)
-        self._numbers = np.zeros(max(1, self._symbols.number_count()))
-        g.numbers = _address(self._numbers)
+        g.numbers = _address(numbers)
+        g.fields = ctypes.cast(fields, ctypes.POINTER(ctypes.c_void_p))
         return g
 
     def _lay_out(self) -> None:
         """Make room for the values of all parameters met so far, where the kernels find them."""
-        self._arguments = self._make_arguments()
         for parameter in self._field_parameters:
             if parameter.name not in self._fields:
                 self._fields[parameter.name] = self._field_values(parameter)
-        fields = list(self._fields.values())
-        self._field_pointers = (ctypes.c_void_p * max(1, len(fields)))(*(_address(f) for f in fields))
-        self._arguments.fields = ctypes.cast(self._field_pointers, ctypes.POINTER(ctypes.c_void_p))
+        self.number_values = np.zeros(self.symbols.number_count())
+        self._field_pointers = pointers_to(self.ghosted_fields)
+        self._arguments = self.arguments(self.number_values, self._field_pointers)
 
     def _field_values(self, parameter: Parameter) -> Array:
         """Ghosted values of a field parameter, from its initial value."""
@@ -259,10 +282,10 @@ class FD(Semidiscrete):
             parameter.check(np.asarray(flat))
         ghosted = np.zeros((*layout.ghosted_shape, size))
         ghosted[layout.inner] = np.asarray(flat).reshape(*layout.flat_shape, size)
-        self._fill_field(ghosted)
+        self.fill_field(ghosted)
         return ghosted
 
-    def _fill_field(self, ghosted: Array) -> None:
+    def fill_field(self, ghosted: Array) -> None:
         """Fill a field's ghosts: from neighbours, and outside of the box by the nearest value."""
         layout = self.layout
         for a in range(self.dim):
@@ -270,6 +293,15 @@ class FD(Semidiscrete):
             for ghost, owned in ((0, 1), (-1, -2)):
                 ghosted[(slice(None),) * along + (ghost,)] = ghosted[(slice(None),) * along + (owned,)]
         layout.halo(ghosted.shape[-1]).exchange(ghosted)
+
+    @property
+    def ghosted_fields(self) -> list[Array]:
+        """The values of the field parameters with their ghosts, in the order of their symbols."""
+        return list(self._fields.values())
+
+    def new_ghosted(self, parameter: Parameter) -> Array:
+        """Return a new ghosted array, zero, for values of a field parameter."""
+        return np.zeros((*self.layout.ghosted_shape, int(np.prod(parameter.ufl_shape, dtype=int))))
 
     def field(self, parameter: Parameter | str) -> GridFunction:
         """Return a copy of the values of a field parameter (this rank's points)."""
@@ -288,8 +320,20 @@ class FD(Semidiscrete):
             if flat.size != owned.size:
                 raise ValueError(f"field {name!r}: {flat.size} values given; this rank owns {owned.size}")
             self.parameters[name].check(flat)
-            ghosted[self.layout.inner] = flat.reshape(owned.shape)
-        self._fill_field(ghosted)
+        self.parameters[name].leave_tape(flat)
+        self.put_field(parameter, flat)
+
+    def put_field(self, parameter: Parameter | str, values: Array) -> None:
+        ghosted = self._fields[self._known(parameter)]
+        inner = ghosted[self.layout.inner]
+        inner[...] = values.reshape(inner.shape)
+        self.fill_field(ghosted)
+
+    def field_size(self, parameter: Parameter | str) -> int:
+        return int(self._fields[self._known(parameter)][self.layout.inner].size)
+
+    def field_values(self, parameter: Parameter | str) -> Array:
+        return self._fields[self._known(parameter)][self.layout.inner].reshape(-1).copy()
 
     def _known(self, parameter: Parameter | str) -> str:
         name = parameter if isinstance(parameter, str) else parameter.name
@@ -304,26 +348,28 @@ class FD(Semidiscrete):
         return list(range(self.components)) if component is None else [component]
 
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
-        s = self._symbols
+        s = self.symbols
         points = self.domain.boundary_points("Dirichlet", bc.where)
         data = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t))
-        return _Prescribed(points, self._components(bc), *self._evaluator("Dirichlet value", data, points))
+        return _Prescribed(points, self._components(bc), lower(data), *self._evaluator("Dirichlet value", data, points))
 
     def _open_faces(self, bc: Flux | Robin) -> _Exchange:
-        label, s = type(bc).__name__, self._symbols
+        label, s = type(bc).__name__, self.symbols
         faces = self.domain.boundary_faces(label, bc.where)
         value = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t, s.normal))
         evaluate, _ = self._evaluator(f"{label} value", value, faces.points)
-        coefficient, in_time = None, False
+        coefficient, in_time, components, data = None, False, self._components(bc), value
         if isinstance(bc, Robin):
             alpha = self._bind(bc.write(bc.coefficient, 1, self._ufl_domain, s.x, s.t, s.normal, name="coefficient"))
             coefficient, in_time = self._evaluator("Robin coefficient", alpha, faces.points)
-        return _Exchange(faces, self._components(bc), evaluate, coefficient, in_time)
+            entire = self.components == 1 or len(components) > 1
+            data = value - alpha * (s.u if entire else s.u[components[0]])
+        return _Exchange(faces, components, lower(data), evaluate, coefficient, in_time)
 
     def _evaluator_source(self, label: str, expression: Expr) -> str:
         """Return :func:`evaluator_source`; an error for what cannot be evaluated on a grid names the term."""
         try:
-            return evaluator_source(self._symbols, expression)
+            return evaluator_source(self.symbols, expression)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from error
 
@@ -354,12 +400,12 @@ class FD(Semidiscrete):
             )
             return out
 
-        return evaluate, self._symbols.t in set(traverse_unique_terminals(expression))
+        return evaluate, self.symbols.t in set(traverse_unique_terminals(expression))
 
     def _finish_constraints(self) -> None:
         m, constrained = self.components, np.zeros((self.layout.n_points, self.components), dtype=bool)
         constrained[~self._inside] = True
-        for p in self._prescribed:
+        for p in self.prescribed:
             for c in p.components:
                 constrained[p.points.flat, c] = True
         self.constrained = np.flatnonzero(constrained.ravel()).astype(np.int32)
@@ -382,16 +428,16 @@ class FD(Semidiscrete):
         """Take over the current values of the parameters."""
         numbers = [np.ravel(p.value) for p in self._number_parameters]
         if numbers:
-            self._numbers[:] = np.concatenate(numbers)
+            self.number_values[:] = np.concatenate(numbers)
         self._damping = self._evaluate_damping()
         self.__dict__.pop("_inverse_damping", None)
-        self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self._prescribed]
+        self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
 
     @cached_property
     def _damping_evaluator(self) -> tuple[Callable[[float, Array | None], Array], bool]:
         """The damping as a function, and whether it is the same everywhere (then it is evaluated at one point)."""
         damping = self._terms.damping
-        places = {self._symbols.x, *(f.symbol for f in self._symbols.fields)}
+        places = {self.symbols.x, *(f.symbol for f in self.symbols.fields)}
         uniform = not places & set(traverse_unique_terminals(damping))
         points = self.domain.points(np.arange(1)) if uniform else self.domain.everywhere()
         return self._evaluator("damping", damping, points)[0], uniform
@@ -408,7 +454,7 @@ class FD(Semidiscrete):
     def _inverse_damping(self) -> Array:
         b = self._damping
         matrix = self._terms.damping.ufl_shape != ()
-        if matrix and self._prescribed:
+        if matrix and self.prescribed:
             b = np.where(self._is_constrained[:, :, None], np.eye(self.components), b)
         elif not matrix and b.ndim:
             b = np.where(self._inside[:, None], b, 1.0)
@@ -417,7 +463,14 @@ class FD(Semidiscrete):
             raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
         return np.linalg.inv(b) if matrix else 1.0 / b
 
+    @cached_property
+    def _dividing_volumes(self) -> Array:
+        """Volumes to divide by, shape (n, 1): 1 outside of the mask."""
+        return np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
+
     def initial(self, u0: Any) -> Array:
+        if isinstance(u0, Initial):
+            return self.interpolate(u0.value)
         m, layout = self.components, self.layout
         with alike(self.comm):
             if isinstance(u0, GridFunction):
@@ -444,8 +497,8 @@ class FD(Semidiscrete):
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
         """dF/d(grad u) of each component at all points, as functions."""
-        u, m = self._symbols.u, self.components
-        gradient = self._coefficient(ufl.grad(u).ufl_shape)
+        u, m = self.symbols.u, self.components
+        gradient = self.new_field(ufl.grad(u).ufl_shape)
         split = ufl.replace(self._terms.flux, {ufl.grad(u): gradient})
         by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
@@ -464,7 +517,7 @@ class FD(Semidiscrete):
     def load(self, values: Array, state: Array) -> None:
         inner = state[self.layout.inner]
         inner[...] = values.reshape(inner.shape)
-        self._halo.exchange(state)
+        self.halo.exchange(state)
 
     def store(self, state: Array, values: Array) -> None:
         inner = state[self.layout.inner]
@@ -473,7 +526,7 @@ class FD(Semidiscrete):
     def _kernel(self, name: str, part: Part) -> Callable:
         key = f"{name} {part}"
         if key not in self._kernels:
-            library = compile_c(self.comm, rate_source(self._symbols, *self._split(part)))
+            library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
             library.rate.restype, library.advance.restype = None, ctypes.c_int
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
@@ -483,7 +536,7 @@ class FD(Semidiscrete):
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
         """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
         found = []
-        for e in self._exchanges:
+        for e in self.exchanges:
             flux = e.value(t, state).copy()
             if e.coefficient is not None:
                 u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
@@ -500,14 +553,28 @@ class FD(Semidiscrete):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
 
-    def mass_times(self, values: Array, out: Array) -> None:
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        self._damped(self._damping, values, out, transposed=transposed)
+
+    def _damped(
+        self, damping: Array, values: Array, out: Array, *, transposed: bool = False, divide: bool = False
+    ) -> None:
+        """Write the damping, or its inverse, times values into ``out``, multiplied or divided by the volumes."""
         shaped, result = values.reshape(-1, self.components), out.reshape(-1, self.components)
+        volumes = self._dividing_volumes if divide else self.volumes[:, None]
         if self._terms.damping.ufl_shape == ():
-            np.multiply(shaped, self.volumes[:, None], out=result)
-            result *= self._damping
+            np.multiply(shaped, damping, out=result)
         else:
-            np.einsum("...ij,...j->...i", self._damping, shaped, out=result)
-            result *= self.volumes[:, None]
+            np.einsum("...ji,...j->...i" if transposed else "...ij,...j->...i", damping, shaped, out=result)
+        (np.divide if divide else np.multiply)(result, volumes, out=result)
+
+    def gram_times(self, values: Array, out: Array) -> None:
+        np.multiply(values.reshape(-1, self.components), self.volumes[:, None], out=out.reshape(-1, self.components))
+
+    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
+        self._damped(self._inverse_damping, values, out, transposed=transposed, divide=True)
+        out[self.constrained] = values[self.constrained]
+        return bool(np.all(np.isfinite(out)))
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         finite = self._advance(t, state, base, step, t_out, out)
@@ -530,7 +597,7 @@ class FD(Semidiscrete):
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
-        change = self._rates.reshape(-1, self.components) / np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
+        change = self._rates.reshape(-1, self.components) / self._dividing_volumes
         change *= step
         before, inner = base[self.layout.inner], out[self.layout.inner]
         if self._terms.damping.ufl_shape == ():
@@ -545,13 +612,13 @@ class FD(Semidiscrete):
 
     def constrain(self, t: float, state: Array) -> None:
         flat = state.reshape(-1, self.components)
-        for p, fixed in zip(self._prescribed, self._fixed, strict=True):
+        for p, fixed in zip(self.prescribed, self._fixed, strict=True):
             values = p.evaluate(t, None) if fixed is None else fixed
             for k, c in enumerate(p.components):
                 flat[p.points.ghosted, c] = values[:, k]
-        self._halo.exchange(state)
+        self.halo.exchange(state)
 
-    def _split(self, part: Part) -> tuple[Expr, Expr]:
+    def split(self, part: Part) -> tuple[Expr, Expr]:
         """Flux and source of a part of the equation."""
         flux, source = self._terms[:2]
         return (
@@ -561,8 +628,8 @@ class FD(Semidiscrete):
 
     def _jacobian(self, part: Part) -> _Jacobian:
         if part not in self._jacobians:
-            flux, source = self._split(part)
-            pattern = jacobian_source(self._symbols, flux, source)
+            flux, source = self.split(part)
+            pattern = jacobian_source(self.symbols, flux, source)
             kernel = compile_c(self.comm, pattern.source).jacobian
             kernel.restype = None
             kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p]
@@ -575,8 +642,8 @@ class FD(Semidiscrete):
 
     def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
         """Whether the Jacobian depends on the state, and on time."""
-        u, t = self._symbols.u, self._symbols.t
-        gradient = self._coefficient(ufl.grad(u).ufl_shape)
+        u, t = self.symbols.u, self.symbols.t
+        gradient = self.new_field(ufl.grad(u).ufl_shape)
         with_state = with_time = False
         for e in (flux, source):
             split = ufl.replace(e, {ufl.grad(u): gradient})
@@ -589,7 +656,7 @@ class FD(Semidiscrete):
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         *_, with_state, with_time = self._jacobian(part)
         if part != "source":
-            with_time = with_time or any(e.in_time for e in self._exchanges)
+            with_time = with_time or any(e.in_time for e in self.exchanges)
         return with_state, with_time
 
     @cached_property
@@ -646,7 +713,7 @@ class FD(Semidiscrete):
             else:
                 diagonal += mass_factor * self.volumes[:, None, None] * b
         if part != "source":
-            for e in self._exchanges:
+            for e in self.exchanges:
                 if e.coefficient is not None:
                     weight = rate_factor * e.faces.area * e.coefficient(t, state)[:, 0]
                     for c in e.components:
@@ -663,12 +730,31 @@ class FD(Semidiscrete):
         """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
         return self.domain.mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
 
-    def interpolate(self, function: Callable, t: float = 0.0) -> Array:
-        s = self._symbols
+    def _meet(self, label: str, function: Callable, components: int, *arguments: Expr) -> Expr:
+        """Write a user's callable on the grid; its parameters, if new, become the problem's."""
         known = len(self._bound)
-        expression = self._bind(BoundaryCondition().write(function, self.components, self._ufl_domain, s.x, s.t))
+        expression = lower(self._bind(BoundaryCondition().write(function, components, self._ufl_domain, *arguments)))
         if len(self._bound) > known:
             self._lay_out()
+            self.update()
+        self._evaluator_source(label, expression)
+        return expression
+
+    def write_nodal(self, function: Callable) -> Expr:
+        """Write a UFL callable ``(x, t)`` of the state's shape on the grid, its parameters bound."""
+        s = self.symbols
+        return self._meet("function", function, self.components, s.x, s.t)
+
+    def write_integral(self, function: Callable) -> Expr:
+        """Write a scalar UFL callable ``(u, x, t)`` on the grid, its parameters bound."""
+        s = self.symbols
+        return self._meet("integrand", function, 1, s.u, s.x, s.t)
+
+    def _linearise(self, controls: Sequence[Parameter]) -> FDLinearised:
+        return FDLinearised(self, controls)
+
+    def interpolate(self, function: Callable, t: float = 0.0) -> Array:
+        expression = self.write_nodal(function)
         self.update()
         values = self._evaluator("function", expression, self.domain.everywhere())[0](t, None)
         return np.where(self._inside[:, None], values, 0.0).reshape(-1)

@@ -15,15 +15,17 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative, select
+from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
 from npde_fem.discretize.scalar import components, lower, partial
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
     NPDE,
     BoundaryCondition,
     Dirichlet,
     Flux,
+    Initial,
     Parameter,
     Periodic,
     Robin,
@@ -44,6 +46,7 @@ from dolfinx import mesh as dmesh
 from mpi4py import MPI
 from petsc4py import PETSc
 from ufl import classes
+from ufl.algorithms.estimate_degrees import estimate_total_polynomial_degree
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
 
@@ -57,6 +60,7 @@ class _Prescribed(NamedTuple):
     dofs: npt.NDArray[np.int32]
     values: fem.Function
     value_dofs: npt.NDArray[np.int32]
+    data: Expr
     refresh: Callable[[], None]
     in_time: bool
 
@@ -315,12 +319,12 @@ class FEM(Semidiscrete):
                 alpha = bc.write(bc.coefficient, 1, domain, self._x, t, normal, name="coefficient")
                 alpha = self._bind("Robin coefficient", alpha)
                 terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
-        self._residuals: dict[Part, ufl.Form | None] = {
-            "flux": sum(terms_flux[1:], terms_flux[0]) if terms_flux else None,
-            "source": sum(terms_source[1:], terms_source[0]) if terms_source else None,
+        parts: dict[Part, list[ufl.Form]] = {
+            "flux": terms_flux,
+            "source": terms_source,
+            "all": terms_flux + terms_source,
         }
-        both = terms_flux + terms_source
-        self._residuals["all"] = sum(both[1:], both[0]) if both else None
+        self._residuals = {part: _with_fixed_quadrature(terms) if terms else None for part, terms in parts.items()}
         self._rate_forms: dict[Part, fem.Form | None] = {}
         self._operators: dict[Part, _Operator] = {}
 
@@ -332,8 +336,20 @@ class FEM(Semidiscrete):
         b = self._terms.damping
         return ufl.inner(b * u if b.ufl_shape == () else ufl.dot(b, u), v) * dx
 
-    def _compile(self, form: ufl.Form) -> fem.Form:
+    def residual(self, term: Term) -> ufl.Form | None:
+        """Return the linear form of a term, M u or (part of) R, at :attr:`state_function`; None if it vanishes."""
+        if term == "mass":
+            form = self._mass_form(self._u, ufl.TestFunction(self.space))
+            return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
+        return self._residuals[term]
+
+    def compile(self, form: ufl.Form) -> fem.Form:
+        """Compile a form with this project's compiler options."""
         return fem.form(form, jit_options=form_options())
+
+    def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
+        """Compile an expression at points of the reference cell with this project's compiler options."""
+        return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
         fdim = self.mesh.topology.dim - 1
@@ -357,7 +373,7 @@ class FEM(Semidiscrete):
             blocks = value_dofs
         keep = dofs < owned
         refresh, in_time = self._refresher(data, values, blocks)
-        return _Prescribed(condition, dofs[keep], values, value_dofs[keep], refresh, in_time)
+        return _Prescribed(condition, dofs[keep], values, value_dofs[keep], data, refresh, in_time)
 
     def _refresher(self, data: Expr, values: fem.Function, blocks: npt.NDArray) -> tuple[Callable[[], None], bool]:
         """Return how to put boundary data into ``values`` at some dofs, and whether it depends on time."""
@@ -369,9 +385,7 @@ class FEM(Semidiscrete):
                 values.x.array[:] = np.tile(constant, values.x.array.size // constant.size)
 
             return fill, False
-        expression = fem.Expression(
-            data, space.element.interpolation_points, comm=self.comm, jit_options=form_options()
-        )
+        expression = self.compile_expression(data, space.element.interpolation_points)
         chosen = np.zeros(space.dofmap.index_map.size_local + space.dofmap.index_map.num_ghosts, dtype=bool)
         chosen[blocks] = True
         cells = np.flatnonzero(chosen[space.dofmap.list].any(axis=1)).astype(np.int32)
@@ -383,21 +397,59 @@ class FEM(Semidiscrete):
 
     # -- fields ----------------------------------------------------------------------------------------------
 
+    def bound(self, parameter: Parameter) -> fem.Function | fem.Constant:
+        """Return what stands in the forms for a parameter."""
+        return self._bound[parameter]
+
+    @property
+    def state_function(self) -> fem.Function:
+        """The function that stands in the forms for the state."""
+        return self._u
+
+    @property
+    def damping(self) -> Expr:
+        """The damping, parameters bound."""
+        return self._terms.damping
+
+    def prescribed_data(self) -> list[tuple[Expr, fem.FunctionSpace, npt.NDArray, npt.NDArray]]:
+        """Dirichlet data: expression, its space, the owned dofs it holds at, and their numbers in that space.
+
+        Where two conditions share a dof the later one has it.
+        """
+        found, taken = [], np.zeros(self.n_owned, dtype=bool)
+        for p in reversed(self._prescribed):
+            free = ~taken[p.dofs]
+            taken[p.dofs] = True
+            found.append((p.data, p.values.function_space, p.dofs[free], p.value_dofs[free]))
+        return found
+
     def field(self, parameter: Parameter | str) -> fem.Function:
         """Return a copy of a field parameter."""
         return self._known(parameter).copy()
 
     def set_field(self, parameter: Parameter | str, values: Array) -> None:
         """Set a field parameter from the values of this rank's owned dofs (collective)."""
-        function = self._known(parameter)
-        owned = function.function_space.dofmap.index_map.size_local * function.function_space.dofmap.index_map_bs
+        function, owned = self._known(parameter), self.field_size(parameter)
+        known = self.parameters[function.name]
         with alike(self.comm):
             flat = np.asarray(values, dtype=np.float64)
             if flat.shape != (owned,):
                 raise ValueError(f"field {function.name!r}: shape {flat.shape} given; this rank owns ({owned},)")
-            self.parameters[function.name].check(flat)
-            function.x.array[:owned] = flat
+            known.check(flat)
+        known.leave_tape(flat)
+        self.put_field(parameter, flat)
+
+    def put_field(self, parameter: Parameter | str, values: Array) -> None:
+        function = self._known(parameter)
+        function.x.array[: values.size] = values
         function.x.scatter_forward()
+
+    def field_size(self, parameter: Parameter | str) -> int:
+        space = self._known(parameter).function_space
+        return int(space.dofmap.index_map.size_local * space.dofmap.index_map_bs)
+
+    def field_values(self, parameter: Parameter | str) -> Array:
+        return self._known(parameter).x.array[: self.field_size(parameter)].copy()
 
     def _known(self, parameter: Parameter | str) -> fem.Function:
         name = parameter if isinstance(parameter, str) else parameter.name
@@ -425,6 +477,8 @@ class FEM(Semidiscrete):
         self._damping_checked = False
 
     def initial(self, u0: Any) -> Array:
+        if isinstance(u0, Initial):
+            return self.interpolate(u0.value)
         return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
 
     @cached_property
@@ -444,7 +498,7 @@ class FEM(Semidiscrete):
         return np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
 
     def check_diffusion(self, t: float, values: Array) -> None:
-        self._set_state(t, values)
+        self.set_state(t, values)
         cells = self._cells()
 
         def midpoint(k: int) -> Array:
@@ -466,7 +520,7 @@ class FEM(Semidiscrete):
         tdim, kind = self.mesh.topology.dim, dolfinx.cpp.mesh.CellType
         simplex = self.mesh.topology.cell_type in (kind.interval, kind.triangle, kind.tetrahedron)
         point = np.full((1, tdim), 1 / (tdim + 1) if simplex else 0.5)
-        compiled = fem.Expression(expression, point, comm=self.comm, jit_options=form_options(), dtype=np.float64)
+        compiled = self.compile_expression(expression, point)
         return lambda cells: np.asarray(compiled.eval(self.mesh, cells), dtype=np.float64).reshape(-1, *shape)
 
     def new_state(self) -> Array:
@@ -478,20 +532,25 @@ class FEM(Semidiscrete):
     def store(self, state: Array, values: Array) -> None:
         values[:] = state
 
-    def _set_state(self, t: float, state: Array) -> None:
+    def set_state(self, t: float, state: Array) -> None:
+        """Let the forms be evaluated at a state and a time."""
         self._t.value = t
         self._u.x.array[: self.n_owned] = state
         self._u.x.scatter_forward()
 
+    def set_time(self, t: float) -> None:
+        """Let expressions be evaluated at a time."""
+        self._t.value = t
+
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         if part not in self._rate_forms:
             residual = self._residuals[part]
-            self._rate_forms[part] = None if residual is None else self._compile(residual)
+            self._rate_forms[part] = None if residual is None else self.compile(residual)
         form = self._rate_forms[part]
         if form is None:
             out[:] = 0.0
             return
-        self._set_state(t, state)
+        self.set_state(t, state)
         b = self._rate_vector
         b.array[:] = 0.0
         fem.assemble_vector(b.array, form)
@@ -506,13 +565,27 @@ class FEM(Semidiscrete):
         solver = "cg" if self._terms.damping.ufl_shape == () else "gmres"
         if self._lumped and self.components == 1:
             solver = "preonly"
-        return Mass(Assembler(self.comm, self._compile(self._mass_form(u, v))), self.constrained, solver)
+        return Mass(Assembler(self.comm, self.compile(self._mass_form(u, v))), self.constrained, solver)
 
-    def mass_times(self, values: Array, out: Array) -> None:
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         if self.stationary:
             out[:] = 0.0
         else:
-            self._mass.times(values, out)
+            self._mass.times(values, out, transposed and self._terms.damping.ufl_shape != ())
+
+    @cached_property
+    def _gram(self) -> Mass:
+        u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+        dx = ufl.Measure("dx", domain=self.mesh)
+        return Mass(Assembler(self.comm, self.compile(ufl.inner(u, v) * dx)), np.zeros(0, dtype=np.int32), "cg")
+
+    def gram_times(self, values: Array, out: Array) -> None:
+        self._gram.times(values, out)
+
+    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
+        if not self._damping_checked:
+            self._check_damping()
+        return self._mass.solve(values, out, transposed and self._terms.damping.ufl_shape != ())
 
     @cached_property
     def _damping(self) -> Callable[[npt.NDArray[np.int32]], Array]:
@@ -527,8 +600,6 @@ class FEM(Semidiscrete):
         self._damping_checked = True
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
-        if not self._damping_checked:
-            self._check_damping()
         rates, jump = self._rates, self._jump
         self.rate(t, state, rates)
         rates *= step
@@ -540,7 +611,7 @@ class FEM(Semidiscrete):
             self._mass.times(jump, out)
             rates -= out
             rates[self.constrained] = jump[self.constrained]
-        good = self._mass.solve(rates, out)
+        good = self.solve_mass(rates, out)
         out += base
         return good and bool(np.all(np.isfinite(out)))
 
@@ -567,7 +638,7 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            self._operators[part] = _Operator(Assembler(self.comm, self._compile(form)), with_state, with_time)
+            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time)
         return self._operators[part]
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
@@ -581,9 +652,12 @@ class FEM(Semidiscrete):
         self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
     ) -> None:
         operator = self._operator(part)
-        self._set_state(t, state)
+        self.set_state(t, state)
         self._factors[0].value, self._factors[1].value = mass_factor, rate_factor
         operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
+
+    def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
+        return FEMLinearised(self, controls)
 
     def function(self, values: Array, name: str | None = None) -> fem.Function:
         """Return values as a DOLFINx function."""
@@ -591,29 +665,37 @@ class FEM(Semidiscrete):
         self.refill(function, values)
         return function
 
-    def _write_exact(self, function: Callable) -> Expr:
+    def write_nodal(self, function: Callable) -> Expr:
+        """Write a UFL callable ``(x, t)`` of the state's shape on the mesh, its parameters bound."""
         domain = self.mesh.ufl_domain()
         return self._bind("function", BoundaryCondition().write(function, self.components, domain, self._x, self._t))
 
+    def write_integral(self, function: Callable) -> ufl.Form:
+        """Write the integral of a scalar UFL callable ``(u, x, t)`` over the mesh, its parameters bound."""
+        domain = self.mesh.ufl_domain()
+        integrand = BoundaryCondition().write(function, 1, domain, self._u, self._x, self._t)
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
+        return _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
+
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         points = self.space.element.interpolation_points
-        data = self._write_exact(function)
+        data = self.write_nodal(function)
         self.update()
         constant = _constant_values(data)
         if constant is not None:
             return np.tile(constant, self.n_owned // constant.size)
-        expression = fem.Expression(data, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
+        expression = self.compile_expression(data, points)
         self._t.value = t
         found = fem.Function(self.space)
         found.interpolate(expression)
         return found.x.array[: self.n_owned].copy()
 
     def error(self, values: Array, exact: Callable, t: float = 0.0) -> tuple[float, float]:
-        self._set_state(t, values)
-        difference = self._u - self._write_exact(exact)
+        self.set_state(t, values)
+        difference = self._u - self.write_nodal(exact)
         degree = 2 * self.space.ufl_element().degree + 3
         dx = ufl.Measure("dx", domain=self.mesh, metadata={"quadrature_degree": degree})
-        square = fem.assemble_scalar(self._compile(ufl.inner(difference, difference) * dx))
+        square = fem.assemble_scalar(self.compile(ufl.inner(difference, difference) * dx))
         largest = float(np.max(np.abs(values - self.interpolate(exact, t)), initial=0.0))
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
@@ -628,13 +710,34 @@ class FEM(Semidiscrete):
     @cached_property
     def _total_forms(self) -> list[fem.Form]:
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
-        return [self._compile(part * dx) for part in ([self._u] if self.components == 1 else list(self._u))]
+        return [self.compile(part * dx) for part in ([self._u] if self.components == 1 else list(self._u))]
 
     def total(self, values: Array) -> Array:
         """Return the integral of each component over the mesh, shape (m,) (collective)."""
-        self._set_state(self._t.value.item(), values)
+        self.set_state(self._t.value.item(), values)
         local = np.array([fem.assemble_scalar(form) for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
+
+
+def _with_fixed_quadrature(forms: Sequence[ufl.Form]) -> ufl.Form:
+    """Return the sum of forms with the degree of quadrature that UFL estimates written into each integral.
+
+    Its derivatives then are integrated by the same rules, so that they are derivatives of what is assembled.
+    """
+    return ufl.Form(
+        [
+            integral.reconstruct(metadata={"quadrature_degree": degree, **integral.metadata()})
+            for form in forms
+            for integral in form.integrals()
+            if (degree := _degree(integral)) is not None
+        ]
+    )
+
+
+def _degree(integral: ufl.Integral) -> int | None:
+    """UFL's estimate of the degree of quadrature that an integral needs; None if it vanishes."""
+    expanded = ufl.algorithms.expand_derivatives(ufl.Form([integral])).integrals()
+    return max((estimate_total_polynomial_degree(part) for part in expanded), default=None)
 
 
 def _constant_values(data: Expr) -> npt.NDArray[np.float64] | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from npde_fem.parallel import alike
+from npde_fem.taped import Taped
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +177,17 @@ class Layout:
             x[a] = mesh[a].ravel()
         return x
 
+    def control_volumes(self) -> npt.NDArray[np.float64]:
+        """Volume of the cell about every owned point: half as long at an end of the box, whole on a masked grid."""
+        volumes = np.ones(self.flat_shape)
+        for axis, spacing in enumerate(self.grid.spacing):
+            lengths = np.full(self.local[axis], spacing)
+            if self.grid.mask is None and not self.periodic[axis]:
+                index = np.arange(self.start[axis], self.end[axis])
+                lengths[(index == 0) | (index == self.points[axis] - 1)] *= 0.5
+            volumes *= lengths.reshape(-1, *(1,) * axis)
+        return volumes.ravel()
+
     def on_grid(self, flat: npt.NDArray, components: int) -> npt.NDArray:
         """View flat owned values as an array of shape ``local`` (and ``(components,)`` behind it, if more than 1)."""
         shaped = flat.reshape(*self.flat_shape, components).transpose(*range(self.dim)[::-1], self.dim)
@@ -250,7 +262,13 @@ class Halo:
                 return MPI.DOUBLE.Create_subarray(list(sizes), sub, at).Commit()
 
             n = sizes[along]
-            self._moves.append(("send", neighbour(-1), neighbour(1), layer(1), layer(n - 1), layer(n - 2), layer(0)))
+            received = [np.zeros(sizes[:along] + sizes[along + 1 :]) for _ in range(2)]
+            self._moves.append(
+                (
+                    *("send", neighbour(-1), neighbour(1), layer(1), layer(n - 1), layer(n - 2), layer(0)),
+                    *(plane(1), plane(n - 2), *received),
+                )
+            )
 
     def exchange(self, array: npt.NDArray[np.float64]) -> None:
         """Fill the ghosts of ``array`` (of ghosted shape) from the neighbours that own them."""
@@ -260,7 +278,7 @@ class Halo:
                 array[low_ghost] = array[high_owned]
                 array[high_ghost] = array[low_owned]
                 continue
-            before, after, first, high_ghost, last, low_ghost = move
+            before, after, first, high_ghost, last, low_ghost, *_ = move
             requests = [
                 self._comm.Irecv([array, 1, low_ghost], before, 1),
                 self._comm.Irecv([array, 1, high_ghost], after, 2),
@@ -269,9 +287,34 @@ class Halo:
             ]
             MPI.Request.Waitall(requests)
 
+    def reverse(self, array: npt.NDArray[np.float64]) -> None:
+        """Add the ghosts of ``array`` to the values they are copies of: the transpose of :meth:`exchange`.
 
-class GridFunction:
+        The ghosts have no meaning afterwards.
+        """
+        for kind, *move in reversed(self._moves):
+            if kind == "copy":
+                low_ghost, high_owned, high_ghost, low_owned = move
+                array[high_owned] += array[low_ghost]
+                array[low_owned] += array[high_ghost]
+                continue
+            before, after, _, high_ghost, _, low_ghost, first_plane, last_plane, *received = move
+            from_before, from_after = received
+            requests = [
+                self._comm.Irecv(from_before, before, 3),
+                self._comm.Irecv(from_after, after, 4),
+                self._comm.Isend([array, 1, high_ghost], after, 3),
+                self._comm.Isend([array, 1, low_ghost], before, 4),
+            ]
+            MPI.Request.Waitall(requests)
+            array[first_plane] += from_before
+            array[last_plane] += from_after
+
+
+class GridFunction(Taped):
     """A function on a grid, one value (or ``m``) a point; each rank holds the points it owns.
+
+    On pyadjoint's tape it may be a ``Control``, with Riesz maps "l2" and "L2" (control volumes).
 
     Attributes
     ----------
@@ -280,6 +323,7 @@ class GridFunction:
     """
 
     def __init__(self, layout: Layout, values: npt.NDArray[np.float64], components: int, name: str = "u") -> None:
+        super().__init__()
         self.layout, self.values, self.components, self.name = layout, values, components, name
 
     @property
@@ -308,3 +352,32 @@ class GridFunction:
         for start, end, part in parts:
             whole[tuple(slice(s, e) for s, e in zip(start, end, strict=True))] = part
         return whole
+
+    # -- on the tape (see npde_fem.taped) --------------------------------------------------------------------
+
+    _ad_spread = True
+
+    @property
+    def _ad_comm(self) -> MPI.Comm:
+        return self.layout.comm
+
+    @property
+    def _ad_str(self) -> str:
+        return self.name
+
+    def _ad_values(self) -> npt.NDArray[np.float64]:
+        return self.values.copy()
+
+    def _ad_shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def _ad_assign(self, values: npt.NDArray[np.float64]) -> None:
+        self.values[:] = values
+
+    def _ad_like(self, values: npt.NDArray[np.float64]) -> GridFunction:
+        return GridFunction(self.layout, np.array(values), self.components, self.name)
+
+    def _ad_riesz(self, values: npt.NDArray[np.float64], kind: str) -> npt.NDArray[np.float64]:
+        if kind != "L2":
+            raise ValueError(f"GridFunction {self.name!r}: riesz_map {kind!r} given; 'l2' and 'L2' allowed")
+        return values / np.repeat(self.layout.control_volumes(), self.components)

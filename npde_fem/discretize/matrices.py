@@ -87,14 +87,14 @@ class Mass:
             self._free.destroy()
             self._free = None
 
-    def times(self, values: Array, out: Array) -> None:
-        """Write ``M values`` into ``out``."""
+    def times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write ``M values``, or that of its transpose, into ``out``."""
         self._x.array[:] = values
-        self._matrix.mult(self._x, self._y)
+        (self._matrix.multTranspose if transposed else self._matrix.mult)(self._x, self._y)
         out[:] = self._y.array_r
 
-    def solve(self, values: Array, out: Array) -> bool:
-        """Write the solution of ``M out = values`` into ``out``; return False if NaN or infinity is met.
+    def solve(self, values: Array, out: Array, transposed: bool = False) -> bool:
+        """Write the solution of ``M out = values``, or of the transpose's, into ``out``; False if NaN is met.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class Mass:
             self._free.zeroRowsColumns(self._constrained + start, diag=1.0)
             self._ksp.setOperators(self._free)
         self._y.array[:] = values
-        self._ksp.solve(self._y, self._x)
+        (self._ksp.solveTranspose if transposed else self._ksp.solve)(self._y, self._x)
         reason = self._ksp.getConvergedReason()
         if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
             return False

@@ -6,8 +6,11 @@ leaf of the expression (the state, its gradient, a coordinate, a parameter) is c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
+
+from npde_fem.equation import abstract_domain
 
 import numpy as np
 import ufl
@@ -19,7 +22,7 @@ from ufl.algorithms.expand_indices import expand_indices
 from ufl.algorithms.remove_complex_nodes import remove_complex_nodes
 from ufl.core.expr import Expr
 
-__all__ = ["Code", "components", "lower", "partial"]
+__all__ = ["Code", "components", "gateaux", "leaf_of", "lower", "partial"]
 
 Leaf = Callable[[Expr, tuple[int, ...]], str]
 
@@ -40,21 +43,36 @@ _COMPARISONS = {
 }
 
 
+_DOMAIN = abstract_domain(1)
+
+
 def lower(expression: Expr) -> Expr:
     """Expand compound algebra and derivatives, leaving gradients of terminals only.
 
     Variables go once they are differentiated by: expand_indices mixes up the components of one that is a vector.
     """
-    return strip_variables(apply_derivatives(remove_complex_nodes(apply_algebra_lowering(expression))))
+    expression = apply_derivatives(remove_complex_nodes(apply_algebra_lowering(expression)))
+    return strip_variables(remove_complex_nodes(expression))  # the derivative of abs brings new ones
 
 
-def partial(expression: Expr, symbol: ufl.Coefficient) -> Expr:
+def partial(expression: Expr, symbol: ufl.Coefficient | ufl.Constant) -> Expr:
     """Return d expression / d symbol, of shape ``expression.ufl_shape + symbol.ufl_shape``, lowered.
 
     The symbol counts as independent of everything else, its own gradient included.
     """
     variable = ufl.variable(symbol)
     return lower(ufl.diff(ufl.replace(expression, {symbol: variable}), variable))
+
+
+def gateaux(expression: Expr, directions: Mapping[Expr, Expr]) -> Expr:
+    """Return the derivative of a lowered expression along directions of its symbols, lowered.
+
+    A symbol's gradient moves with it: d/de of ``expression`` with every symbol ``s`` put to ``s + e directions[s]``,
+    at e = 0.
+    """
+    e = ufl.Constant(ufl.domain.extract_unique_domain(next(iter(directions.values()))))
+    moved = ufl.replace(expression, {symbol: symbol + e * along for symbol, along in directions.items()})
+    return lower(ufl.replace(partial(lower(moved), e), {e: ufl.zero()}))
 
 
 def components(expression: Expr) -> dict[tuple[int, ...], Expr]:
@@ -65,6 +83,14 @@ def components(expression: Expr) -> dict[tuple[int, ...], Expr]:
         if not isinstance(part, classes.Zero):
             found[index] = part
     return found
+
+
+def leaf_of(expression: Expr) -> tuple[Expr, tuple[int, ...]] | None:
+    """Return the terminal (or gradient of one) that a scalar expression is, and its component; None for others."""
+    if isinstance(expression, classes.Indexed):
+        operand, index = expression.ufl_operands
+        return operand, tuple(int(i) for i in index)
+    return (expression, ()) if isinstance(expression, classes.Terminal | classes.Grad) else None
 
 
 class Code:
@@ -91,6 +117,52 @@ class Code:
             self._seen[expression] = self._visit(expression)
         return self._seen[expression]
 
+    def reverse(self, seeds: Sequence[tuple[Expr, str]], wanted: Callable[[Expr], bool]) -> dict[Expr, str]:
+        """Add code of a reverse sweep and return the adjoints of leaves: the sum of weight times derivative.
+
+        The cost is a small multiple of the expressions' own, however many leaves there are (Griewank and Walther
+        2008, Evaluating Derivatives, section 3.2).
+
+        Parameters
+        ----------
+        seeds
+            Scalar expressions and the C expressions of their weights.
+        wanted
+            Whether a terminal is one to differentiate by.
+
+        Returns
+        -------
+        dict
+            C expression of the adjoint by leaf (see :func:`leaf_of`). Where a weight is zero the adjoint is zero
+            unless an operand of a sum, a product or a power overflows.
+        """
+        order: dict[Expr, bool] = {}
+        for expression, _ in seeds:
+            _sort(expression, wanted, order)
+        adjoints: dict[Expr, list[str]] = {e: [] for e, active in order.items() if active}
+        for expression, weight in seeds:
+            if order[expression]:
+                adjoints[expression].append(weight)
+        found: dict[Expr, str] = {}
+        for e in reversed(adjoints):
+            if not adjoints[e]:
+                continue
+            bar = self._store(" + ".join(adjoints[e]))
+            if leaf_of(e) is not None:
+                found[e] = bar
+                continue
+            for k, operand in enumerate(e.ufl_operands):
+                if operand in adjoints:
+                    adjoints[operand].append(self._times(bar, _slope(e, k)))
+        return found
+
+    def _times(self, bar: str, slope: Expr) -> str:
+        if slope == 1:
+            return bar
+        product = f"{bar} * {self.emit(slope)}"
+        # Of a branch not taken, and of rows that do not count, the slope may be infinite.
+        return self._store(product if _finite(slope) else f"{bar} != 0.0 ? {product} : 0.0")
+
     def _store(self, text: str) -> str:
         if text not in self._names:
             self._names[text] = f"{self._prefix}{len(self._names)}"
@@ -102,11 +174,8 @@ class Code:
             return "0.0"
         if isinstance(e, classes.ScalarValue):
             return f"({float(e)!r})"
-        if isinstance(e, classes.Indexed):
-            operand, index = e.ufl_operands
-            return self._store(self._leaf(operand, tuple(int(i) for i in index)))
-        if isinstance(e, classes.Terminal | classes.Grad):
-            return self._store(self._leaf(e, ()))
+        if (leaf := leaf_of(e)) is not None:
+            return self._store(self._leaf(*leaf))
         if isinstance(e, classes.Power):
             return self._power(*e.ufl_operands)
         if isinstance(e, classes.BesselJ | classes.BesselY):
@@ -157,3 +226,57 @@ class Code:
         root = self._power_of(base, p // 2)
         square = self._store(f"{root} * {root}")
         return self._store(f"{square} * {base}") if p % 2 else square
+
+
+def _sort(e: Any, wanted: Callable[[Expr], bool], order: dict[Expr, bool]) -> bool:
+    """Add a scalar expression and its operands to ``order``, operands first; return whether a wanted leaf is in it."""
+    if e not in order:
+        leaf = leaf_of(e)
+        if leaf is not None:
+            terminal = leaf[0]
+            order[e] = wanted(terminal.ufl_operands[0] if isinstance(terminal, classes.Grad) else terminal)
+        elif isinstance(e, classes.Condition):
+            order[e] = False
+        else:
+            active = [_sort(operand, wanted, order) for operand in e.ufl_operands]
+            order[e] = any(active)
+    return order[e]
+
+
+@cache
+def _symbols(count: int) -> list[ufl.Constant]:
+    return [ufl.Constant(_DOMAIN) for _ in range(count)]
+
+
+def _slope(e: Any, k: int) -> Expr:
+    """Derivative of an operation by its k-th operand, the others held, as an expression in the operands."""
+    if isinstance(e, classes.Sum):
+        return ufl.as_ufl(1)
+    if isinstance(e, classes.Product):
+        return e.ufl_operands[1 - k]
+    # The rules are UFL's, applied to the operation alone: its operands may be large.
+    operands = list(e.ufl_operands)
+    free = [n for n, o in enumerate(operands) if not isinstance(o, classes.Condition | classes.ScalarValue)]
+    for symbol, n in zip(_symbols(len(operands)), free, strict=False):
+        operands[n] = symbol
+    slope = partial(e._ufl_expr_reconstruct_(*operands), operands[k])
+    return ufl.replace(slope, {operands[n]: e.ufl_operands[n] for n in free})
+
+
+def _finite(e: Any) -> bool:
+    """Whether an expression of finite leaves is finite: it has no operation that may be singular."""
+    if isinstance(e, classes.ScalarValue) or leaf_of(e) is not None:
+        return True
+    if isinstance(e, classes.Condition):
+        return True
+    if isinstance(e, classes.Power):
+        base, exponent = e.ufl_operands
+        whole = isinstance(exponent, classes.ScalarValue) and float(exponent) == int(float(exponent)) >= 0
+        return whole and _finite(base)
+    if isinstance(e, classes.Division):
+        above, below = e.ufl_operands
+        leaf = leaf_of(below)
+        number = isinstance(below, classes.ScalarValue) or (leaf is not None and isinstance(leaf[0], classes.Constant))
+        return number and _finite(above)
+    plain = (classes.Sum, classes.Product, classes.Abs, classes.MinValue, classes.MaxValue, classes.Conditional)
+    return isinstance(e, plain) and all(_finite(operand) for operand in e.ufl_operands)

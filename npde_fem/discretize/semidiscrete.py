@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from npde_fem.equation import NPDE, Parameter
+from npde_fem.equation import NPDE, Initial, Parameter
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Array", "Part", "Semidiscrete"]
+if TYPE_CHECKING:
+    from npde_fem.discretize.linearised import Linearised
+
+__all__ = ["Array", "Part", "Semidiscrete", "Term"]
 
 Array = npt.NDArray[np.float64]
 
 Part = Literal["all", "flux", "source"]
 """Which terms of the equation: everything; the flux with its boundary terms; or the source alone."""
+
+Term = Literal["all", "flux", "source", "mass"]
+"""A part of the rate R, or the mass times the state, M u."""
 
 
 class Semidiscrete(ABC):
@@ -52,6 +59,7 @@ class Semidiscrete(ABC):
     dim: int
     n_owned: int
     n_global: int
+    components: int
     unknowns: int
     constrained: npt.NDArray[np.int32]
 
@@ -65,8 +73,34 @@ class Semidiscrete(ABC):
         """Take over the current values of the parameters; solvers call it once, before they begin."""
 
     @abstractmethod
+    def field_values(self, parameter: Parameter | str) -> Array:
+        """Return a copy of the values of a field parameter that this rank owns, flat."""
+
+    @abstractmethod
+    def field_size(self, parameter: Parameter | str) -> int:
+        """Return how many values of a field parameter this rank owns."""
+
+    @abstractmethod
+    def set_field(self, parameter: Parameter | str, values: Array) -> None:
+        """Set a field parameter from the flat values that this rank owns, within its bounds (collective)."""
+
+    @abstractmethod
+    def put_field(self, parameter: Parameter | str, values: Array) -> None:
+        """Do as :meth:`set_field`, without a look at bounds or at pyadjoint's tape (collective)."""
+
+    @abstractmethod
+    def gram_times(self, values: Array, out: Array) -> None:
+        """Write G values into ``out``, where ``v . G u`` is the L2 product of states over the domain.
+
+        G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
+        """
+
+    @abstractmethod
     def initial(self, u0: Any) -> Array:
-        """Return the values of initial data: a number, one number a component, a callable, an array or a function."""
+        """Return the values of initial data: a number, one number a component, a callable, an array or a function.
+
+        A callable is numpy's, of coordinates (3, n); one in UFL stands in an :class:`~npde_fem.Initial`.
+        """
 
     @abstractmethod
     def check_diffusion(self, t: float, values: Array) -> None:
@@ -89,8 +123,20 @@ class Semidiscrete(ABC):
         """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
 
     @abstractmethod
-    def mass_times(self, values: Array, out: Array) -> None:
-        """Write ``M values`` into ``out``."""
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write ``M values``, or the product with the transpose of M, into ``out``."""
+
+    @abstractmethod
+    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
+        """Write the solution of ``M out = values`` (or of the transpose's) into ``out``.
+
+        Rows and columns of constrained dofs are the identity's. Returns False if NaN or infinity is met.
+
+        Raises
+        ------
+        ValueError
+            If the damping is singular.
+        """
 
     @abstractmethod
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
@@ -118,6 +164,46 @@ class Semidiscrete(ABC):
     @abstractmethod
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         """Whether ``dR/du`` depends on the state, and whether on time."""
+
+    def meet(self, u0: Any, integrals: Sequence[Callable]) -> None:
+        """Make the parameters that initial data and integrands bring known to the problem (collective)."""
+        if isinstance(u0, Initial):
+            self.write_nodal(u0.value)
+        for function in integrals:
+            self.write_integral(function)
+
+    @abstractmethod
+    def write_nodal(self, function: Callable) -> Any:
+        """Write a UFL callable ``(x, t)`` of the state's shape on the mesh or grid, its parameters bound."""
+
+    @abstractmethod
+    def write_integral(self, function: Callable) -> Any:
+        """Write a scalar UFL callable ``(u, x, t)`` on the mesh or grid, its parameters bound, to be integrated."""
+
+    def linearised(self, controls: Sequence[Parameter]) -> Linearised:
+        """Return the problem's terms, differentiable by the state and by some parameters; the same object each time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a control is no Parameter, or does not occur in the problem.
+        """
+        if tuple(controls) not in self._linearised:
+            self._linearised[tuple(controls)] = self._linearise(controls)
+        return self._linearised[tuple(controls)]
+
+    @cached_property
+    def solvers(self) -> dict[tuple, Any]:
+        """Solvers that are not in use, kept for the next solve of this problem (see ``solve.newton.Newton.borrow``)."""
+        return {}
+
+    @cached_property
+    def _linearised(self) -> dict[tuple[Parameter, ...], Linearised]:
+        return {}
+
+    @abstractmethod
+    def _linearise(self, controls: Sequence[Parameter]) -> Linearised:
+        """Make what :meth:`linearised` returns."""
 
     @abstractmethod
     def function(self, values: Array, name: str | None = None) -> Any:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-from npde_fem.discretize.scalar import Code, components, lower, partial
+from npde_fem.discretize.scalar import Code, components, leaf_of, lower, partial
 
 import basix.ufl
 import numpy as np
@@ -35,10 +35,14 @@ __all__ = [
     "Field",
     "GridArguments",
     "JacobianPattern",
+    "ReverseKernel",
     "Symbols",
     "evaluator_source",
     "jacobian_source",
+    "pointers_to",
     "rate_source",
+    "reverse_evaluator_source",
+    "reverse_source",
 ]
 
 
@@ -70,6 +74,11 @@ typedef struct {
   const unsigned char *mask;
 } grid_t;
 """
+
+
+def pointers_to(arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
+    """Return the addresses of arrays as a C array; it does not keep them alive."""
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
 
 
 class Field(NamedTuple):
@@ -122,14 +131,34 @@ def _mean(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{1 / len(parts)!r} * ({' + '.join(parts)})"
 
 
+Offset = tuple[int, ...]
+"""Steps along the axes from a point to a neighbour."""
+
+
+def _step(s: Symbols, axis: int, steps: int) -> Offset:
+    return tuple(steps if a == axis else 0 for a in range(s.dim))
+
+
+def _plus(*offsets: Offset) -> Offset:
+    return tuple(sum(steps) for steps in zip(*offsets, strict=True))
+
+
+def _shifted(s: Symbols, offset: Offset) -> str:
+    """C expression of the ghosted index of the point that is ``offset`` away from ``P``."""
+    moves = {1: " + {}", -1: " - {}", 0: ""}
+    return "P" + "".join(moves[steps].format(stride) for steps, stride in zip(offset, s.strides(), strict=True))
+
+
 class _Place:
     """Where an expression is evaluated: at a point, or at the face between two; names its leaves in C.
 
-    ``points`` are C expressions of ghosted point indices, one or two; ``axis`` is the axis the face is normal to.
+    ``offsets`` lead from ``P`` to the points, one or two, of which ``points`` are the ghosted indices in C; ``axis``
+    is the axis the face is normal to.
     """
 
-    def __init__(self, s: Symbols, points: list[str], axis: int | None, x: list[str], openness: str) -> None:
-        self.s, self.points, self.axis, self.x, self.openness = s, points, axis, x, openness
+    def __init__(self, s: Symbols, offsets: list[Offset], axis: int | None, x: list[str], openness: str) -> None:
+        self.s, self.offsets, self.axis, self.x, self.openness = s, offsets, axis, x, openness
+        self.points = [_shifted(s, offset) for offset in offsets]
 
     def __call__(self, terminal: Expr, component: tuple[int, ...]) -> str:
         s = self.s
@@ -186,18 +215,48 @@ class _Place:
             slopes.append(f"({plus} * ({ahead} - {here}) + {minus} * ({here} - {behind}))")
         return _mean(slopes)
 
+    def _touching(self) -> list[tuple[Offset, str]]:
+        """Cells that touch this place, by the offset of their lowest point, and whether (C: 1.0 or 0.0) they exist."""
+        across = [a for a in range(self.s.dim) if a != self.axis]
+        cells = []
+        for sides in product((0, 1), repeat=len(across)):
+            weight = " * ".join(("bhi" if side else "blo") + str(a) for a, side in zip(across, sides, strict=True))
+            back = [_step(self.s, a, side - 1) for a, side in zip(across, sides, strict=True)]
+            cells.append((_plus(self.offsets[0], *back), weight or "1.0"))
+        return cells
+
     def _cells(self, array: str, symbol: ufl.Coefficient, component: tuple[int, ...]) -> str:
         """Mean over the cells that touch this place; cells outside the box count nothing."""
-        s = self.s
         count, index = int(np.prod(symbol.ufl_shape, dtype=int)), _flat(component, symbol.ufl_shape)
-        across = [a for a in range(s.dim) if a != self.axis]
-        values, weights = [], []
-        for sides in product((0, 1), repeat=len(across)):
-            shift = "".join(f" - {s.strides()[a]}" for a, side in zip(across, sides, strict=True) if side == 0)
-            weight = " * ".join(("bhi" if side else "blo") + str(a) for a, side in zip(across, sides, strict=True))
-            weights.append(weight or "1.0")
-            values.append(f"{weight or '1.0'} * {array}[({self.points[0]}{shift}) * {count} + {index}]")
-        return f"({' + '.join(values)}) / ({' + '.join(weights)})"
+        cells = self._touching()
+        values = [f"{weight} * {array}[({_shifted(self.s, at)}) * {count} + {index}]" for at, weight in cells]
+        return f"({' + '.join(values)}) / ({' + '.join(weight for _, weight in cells)})"
+
+    def shares(self, k: str, axis: int | None = None, in_cells: bool = False) -> list[tuple[Offset, str]]:
+        """Return what a weight ``k`` of a quantity's value here, or of its slope along an axis, means for its values.
+
+        This transposes what :meth:`__call__` reads: offsets from ``P``, and terms in C, signs first.
+        """
+        if in_cells:
+            cells = self._touching()
+            total = " + ".join(weight for _, weight in cells)
+            return [(at, f"+ {k} * {weight} / ({total})") for at, weight in cells]
+        if axis is not None and axis == self.axis:
+            low, high = self.offsets
+            return [(high, f"+ {k} * ih{axis}"), (low, f"- {k} * ih{axis}")]
+        if len(self.points) > 1:
+            k = f"{1 / len(self.points)!r} * {k}"
+        if axis is None:
+            return [(at, f"+ {k}") for at in self.offsets]
+        found = []
+        for point, at in zip(self.points, self.offsets, strict=True):
+            plus, minus = self.slope_weights(point, axis)
+            found += [
+                (_plus(at, _step(self.s, axis, 1)), f"+ {k} * {plus}"),
+                (_plus(at, _step(self.s, axis, -1)), f"- {k} * {minus}"),
+                (at, f"+ {k} * ({minus} - {plus})"),
+            ]
+        return found
 
 
 def _declare(s: Symbols) -> list[str]:
@@ -231,10 +290,11 @@ def _axis_state(s: Symbols, a: int) -> list[str]:
     return lines
 
 
-def _loop(s: Symbols, body: list[str]) -> list[str]:
+def _loop(s: Symbols, body: list[str], strip: int = 0, after_strip: Sequence[str] = ()) -> list[str]:
     """Wrap a body in loops over the owned points of this rank, the innermost cut where the boundary begins.
 
-    Away from the boundary of a box the body is compiled a second time, with all faces known to be open.
+    Away from the boundary of a box the body is compiled a second time, with all faces known to be open. With
+    ``strip`` the innermost loop goes by strips ``s0 <= i0 < s1`` of so many points, followed each by ``after_strip``.
     """
     lines: list[str] = []
     for a in reversed(range(1, s.dim)):
@@ -248,15 +308,24 @@ def _loop(s: Symbols, body: list[str]) -> list[str]:
         *_axis_state(s, 0),
         f"const long row = {row};",
     ]
+    first, last = ("s0", "s1") if strip else ("cut[part]", "cut[part + 1]")
     along = [
-        "for (long i0 = cut[part]; i0 < cut[part + 1]; ++i0) {",
+        f"for (long i0 = {first}; i0 < {last}; ++i0) {{",
         "const long P = row + i0;",
         "const double x0 = g->lower[0] + g->h[0] * (double)(g->start[0] + i0); (void)x0;",
         *body,
         "}",
     ]
+    if strip:
+        along = [
+            f"for (long s0 = cut[part]; s0 < cut[part + 1]; s0 += {strip}) {{",
+            f"const long s1 = s0 + {strip} < cut[part + 1] ? s0 + {strip} : cut[part + 1];",
+            *along,
+            *after_strip,
+            "}",
+        ]
     if not s.masked:
-        lines.append(f"if ({' + '.join(f'width{a} + seam{a}' for a in range(s.dim))} == {s.dim}.0) {{")
+        lines.append(f"if ({' && '.join(f'width{a} == 1.0 && seam{a} == 0.0' for a in range(s.dim))}) {{")
         for a in range(s.dim):
             lines += [
                 f"const double blo{a} = 1.0, bhi{a} = 1.0, width{a} = 1.0, seam{a} = 0.0;",
@@ -268,23 +337,25 @@ def _loop(s: Symbols, body: list[str]) -> list[str]:
 
 
 def _point(s: Symbols) -> _Place:
-    return _Place(s, ["P"], None, [f"x{a}" for a in range(s.dim)], "")
+    return _Place(s, [(0,) * s.dim], None, [f"x{a}" for a in range(s.dim)], "")
 
 
 def _face(s: Symbols, axis: int, high: bool) -> _Place:
-    stride = s.strides()[axis]
-    points = ["P", f"P + {stride}"] if high else [f"P - {stride}", "P"]
+    offsets = [_step(s, axis, 0), _step(s, axis, 1)] if high else [_step(s, axis, -1), _step(s, axis, 0)]
     x = [f"x{a}" for a in range(s.dim)]
     x[axis] = f"(x{axis} + 0.5 * g->h[{axis}])" if high else f"(x{axis} - 0.5 * g->h[{axis}] + seam{axis})"
-    return _Place(s, points, axis, x, f"{'h' if high else 'l'}{axis}")
+    return _Place(s, offsets, axis, x, f"{'h' if high else 'l'}{axis}")
 
 
 def _open(s: Symbols, axis: int, high: bool) -> str:
     return f"{'hi' if high else 'lo'}{axis}"
 
 
-def _openness(s: Symbols, tangential: bool) -> list[str]:
-    """C declarations of ``lo{a}``, ``hi{a}``: 1 where the face behind or ahead of the point is open."""
+def _openness(s: Symbols) -> list[str]:
+    """C declarations of ``lo{a}``, ``hi{a}``, 1 where the face behind or ahead of the point is open, and slope weights.
+
+    On a masked grid every point of a face has slope weights of its own; the compiler drops those not used.
+    """
     lines: list[str] = []
     for a, stride in enumerate(s.strides()):
         if s.masked:
@@ -294,7 +365,7 @@ def _openness(s: Symbols, tangential: bool) -> list[str]:
         else:
             lines += [f"const double lo{a} = blo{a}, hi{a} = bhi{a};"]
         lines += [f"(void)lo{a}; (void)hi{a};"]
-    if s.masked and tangential:
+    if s.masked:
         places = [_point(s)] + [_face(s, a, high) for a in range(s.dim) for high in (False, True)]
         for place in places:
             for point, axis in product(place.points, range(s.dim)):
@@ -312,15 +383,9 @@ def _openness(s: Symbols, tangential: bool) -> list[str]:
     return lines
 
 
-def _uses_slopes(expression: Expr, faces: bool) -> bool:
-    """Whether an expression, evaluated at a point or at faces, needs slopes at points."""
-    for index, part in components(lower(expression)).items():
-        for terminal in unique_pre_traversal(part):
-            if isinstance(terminal, classes.Indexed) and isinstance(terminal.ufl_operands[0], classes.Grad):
-                axis = int(terminal.ufl_operands[1][-1])
-                if not faces or axis != index[-1]:
-                    return True
-    return False
+def _flat_point(s: Symbols) -> str:
+    """C expression of the index of an owned point in a plain array."""
+    return " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, s.dim))])
 
 
 def _volume(s: Symbols) -> str:
@@ -333,15 +398,24 @@ def _face_scale(s: Symbols, axis: int) -> str:
     return f"ih{axis}" if s.masked else f"ih{axis} / width{axis}"
 
 
+def _rows(source: Expr) -> int:
+    """Rows a point has: components of a source."""
+    return int(np.prod(source.ufl_shape, dtype=int))
+
+
+def _row(index: tuple[int, ...]) -> int:
+    return index[0] if index else 0
+
+
 def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
     """Return C source of ``rate`` and ``advance`` for lowered flux and source.
 
-    ``rate(g, U, out)`` writes R (integrated over control volumes) to a plain array of the owned points;
-    ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|`` to the owned points of a ghosted array,
-    and returns 1 if a value is not finite, else 0.
+    There is one row a point for each component of the source. ``rate(g, U, out)`` writes R (integrated over control
+    volumes) to a plain array of the owned points; ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|``
+    to the owned points of a ghosted array, and returns 1 if a value is not finite, else 0.
     """
-    m = s.components
-    body = _openness(s, _uses_slopes(flux, True) or _uses_slopes(source, False))
+    m = _rows(source)
+    body = _openness(s)
     terms: dict[int, list[str]] = {c: [] for c in range(m)}
     for a, high in product(range(s.dim), (True, False)):
         code = Code(_face(s, a, high), prefix=f"f{a}{int(high)}_")
@@ -349,18 +423,16 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
             if index[-1] == a:
                 value = code.emit(part)
                 sign, scale = "+" if high else "-", _face_scale(s, a)
-                terms[index[0] if m > 1 else 0].append(
-                    f"{sign} ({_open(s, a, high)} != 0.0 ? {value} : 0.0) * ({scale})"
-                )
+                terms[_row(index[:-1])].append(f"{sign} ({_open(s, a, high)} != 0.0 ? {value} : 0.0) * ({scale})")
         body += code.lines
     code = Code(_point(s), prefix="s_")
     for index, part in components(source).items():
-        terms[index[0] if index else 0].append(f"+ {code.emit(part)}")
+        terms[_row(index)].append(f"+ {code.emit(part)}")
     body += code.lines
     inside = "mask[P] ? " if s.masked else ""
     outside = " : 0.0" if s.masked else ""
     rates, advances = [], []
-    flat = " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, s.dim))])
+    flat = _flat_point(s)
     for c in range(m):
         total = " ".join(terms[c]) or "0.0"
         body += [f"const double r{c} = {inside}{total}{outside};"]
@@ -407,30 +479,16 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
         by_u, by_gradient = partial(split, s.u), partial(split, gradient)
         return lower(ufl.replace(by_u, back)), lower(ufl.replace(by_gradient, back))
 
-    entries: dict[tuple[tuple[int, ...], int, int], list[str]] = {}
-    zero = (0,) * d
+    entries: dict[tuple[Offset, int, int], list[str]] = {}
 
-    def unit(axis: int, sign: int) -> tuple[int, ...]:
-        return tuple(sign if b == axis else 0 for b in range(d))
-
-    def plus(*offsets: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(int(v) for v in np.sum(offsets, axis=0))
-
-    def add(offset: tuple[int, ...], row: int, column: int, text: str) -> None:
-        entries.setdefault((offset, row, column), []).append(text)
-
-    def add_slope(place: _Place, point: str, at: tuple[int, ...], axis: int, row: int, column: int, k: str) -> None:
-        ahead, behind = place.slope_weights(point, axis)
-        add(plus(at, unit(axis, 1)), row, column, f"+ {k} * {ahead}")
-        add(plus(at, unit(axis, -1)), row, column, f"- {k} * {behind}")
-        add(at, row, column, f"+ {k} * ({behind} - {ahead})")
+    def add(place: _Place, row: int, column: int, axis: int | None, k: str) -> None:
+        for offset, term in place.shares(k, axis):
+            entries.setdefault((offset, row, column), []).append(term)
 
     body: list[str] = []
-    slopes = False
     flux_u, flux_g = derivatives(flux)
     for a, high in product(range(d), (True, False)):
         place = _face(s, a, high)
-        ends = [zero, unit(a, 1)] if high else [unit(a, -1), zero]
         code = Code(place, prefix=f"f{a}{int(high)}_")
         sign = "" if high else "-"
 
@@ -441,37 +499,25 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
         for index, part in components(flux_u).items():
             row, axis, column = (index[0], index[1], index[2]) if m > 1 else (0, index[0], 0)
             if axis == a:
-                k = scaled(part)
-                for end in ends:
-                    add(end, row, column, f"+ 0.5 * {k}")
+                add(place, row, column, None, scaled(part))
         for index, part in components(flux_g).items():
             row, axis, column, b = index if m > 1 else (0, index[0], 0, index[1])
-            if axis != a:
-                continue
-            k = scaled(part)
-            if b == a:
-                add(ends[1], row, column, f"+ {k} * ih{a}")
-                add(ends[0], row, column, f"- {k} * ih{a}")
-            else:
-                slopes = True
-                for point, end in zip(place.points, ends, strict=True):
-                    add_slope(place, point, end, b, row, column, f"0.5 * {k}")
+            if axis == a:
+                add(place, row, column, b, scaled(part))
         body += code.lines
     place, code = _point(s), Code(_point(s), prefix="s_")
     source_u, source_g = derivatives(source)
     for index, part in components(source_u).items():
         row, column = index if m > 1 else (0, 0)
-        add(zero, row, column, f"+ {code.emit(part)} * scale")
+        add(place, row, column, None, f"{code.emit(part)} * scale")
     for index, part in components(source_g).items():
         row, column, b = index if m > 1 else (0, 0, index[0])
-        slopes = True
-        add_slope(place, "P", zero, b, row, column, f"{code.emit(part)} * scale")
+        add(place, row, column, b, f"{code.emit(part)} * scale")
     body += code.lines
 
-    offsets = sorted({key[0] for key in entries} | {zero})
-    slopes = slopes or _uses_slopes(flux, True) or _uses_slopes(source, False)
+    offsets = sorted({key[0] for key in entries} | {(0,) * d})
     ns = len(offsets)
-    flat = " + ".join(["i0", *(f"i{a} * {' * '.join(f'g->n[{b}]' for b in range(a))}" for a in range(1, d))])
+    flat = _flat_point(s)
     store = [f"double *restrict J = out + ({flat}) * {ns * m * m};"]
     for n, (offset, row, column) in enumerate(product(offsets, range(m), range(m))):
         text = " ".join(entries.get((offset, row, column), ["0.0"]))
@@ -485,7 +531,7 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
     code_lines = [
         "void jacobian(const grid_t *g, const double *restrict U, double factor, double *restrict out) {",
         *_declare(s),
-        *_loop(s, [*_openness(s, slopes), f"const double scale = factor * {_volume(s)};", *body, *store]),
+        *_loop(s, [*_openness(s), f"const double scale = factor * {_volume(s)};", *body, *store]),
         "}",
     ]
     return JacobianPattern(_HEADER + "\n".join(code_lines) + "\n", np.array(offsets, dtype=np.int64).reshape(ns, d))
@@ -496,31 +542,218 @@ def _gradient_element(s: Symbols) -> object:
     return basix.ufl.element("Lagrange", cell, 5, shape=ufl.grad(s.u).ufl_shape)
 
 
+def _listed(s: Symbols, body: list[str]) -> list[str]:
+    """Wrap a body in a loop over listed points, with the openness of their sides and the weights of their slopes."""
+    lines = ["for (long f = 0; f < count; ++f) {", "const long P = index[f];"]
+    for a, stride in enumerate(s.strides()):
+        position = f"P / {stride} % (g->n[{a}] + 2)"
+        lines += [f"const long I{a} = g->start[{a}] + {position} - 1;"]
+        if a:
+            lines += _axis_state(s, a)
+        else:
+            lines += ["const int part = I0 == 0 ? 0 : I0 == g->size[0] - 1 ? 2 : 1;", *_axis_state(s, 0)]
+    return [*lines, *_openness(s), *body, "}"]
+
+
+def _listed_place(s: Symbols) -> _Place:
+    return _Place(s, [(0,) * s.dim], None, [f"xs[3 * f + {a}]" for a in range(s.dim)], "")
+
+
 def evaluator_source(s: Symbols, expression: Expr) -> str:
     """Return C source of ``evaluate(g, U, count, index, xs, normal, out)`` for an expression at listed points.
 
-    ``index`` are ghosted point indices, ``xs`` and ``normal`` have shape (count, 3), ``out`` (count, size).
+    ``index`` are ghosted indices of owned points, ``xs`` and ``normal`` have shape (count, 3), ``out`` (count, size).
     """
-    s = replace(s, masked=False)
     expression = lower(expression)
     size = int(np.prod(expression.ufl_shape, dtype=int))
-    place = _Place(s, ["P"], None, [f"xs[3 * f + {a}]" for a in range(s.dim)], "")
-    code = Code(place)
+    code = Code(_listed_place(s))
     values = {_flat(i, expression.ufl_shape): code.emit(p) for i, p in components(expression).items()}
-    slopes: list[str] = []
-    if _uses_slopes(expression, False):
-        slopes = [f"const double cp{a} = 0.5 * ih{a}, cm{a} = 0.5 * ih{a};" for a in range(s.dim)]
-    cells = [f"const double blo{a} = 1.0, bhi{a} = 1.0; (void)blo{a}; (void)bhi{a};" for a in range(s.dim)]
     lines = [
         "void evaluate(const grid_t *g, const double *restrict U, long count, const long *index, const double *xs,",
         "              const double *normal, double *restrict out) {",
         *_declare(s),
-        *cells,
-        *slopes,
-        "for (long f = 0; f < count; ++f) {",
-        "const long P = index[f]; (void)P;",
-        *code.lines,
-        *(f"out[f * {size} + {k}] = {values.get(k, '0.0')};" for k in range(size)),
-        "} }",
+        *_listed(s, [*code.lines, *(f"out[f * {size} + {k}] = {values.get(k, '0.0')};" for k in range(size))]),
+        "}",
+    ]
+    return _HEADER + "\n".join(lines) + "\n"
+
+
+class _Adjoints(NamedTuple):
+    """What a weighted expression sends back to the values it was made from, as C sums.
+
+    ``grids`` by the position of the quantity in the list, offset from ``P``, and component; ``numbers`` by position.
+    """
+
+    grids: dict[tuple[int, Offset, int], list[str]]
+    numbers: dict[int, list[str]]
+
+
+def _reverse(
+    s: Symbols,
+    code: Code,
+    place: _Place,
+    seeds: list[tuple[Expr, str]],
+    by: Sequence[Expr],
+    guard: str,
+    to: _Adjoints,
+    numbers: bool = True,
+) -> None:
+    """Add the reverse sweep of weighted scalar expressions at a place, and where it leads.
+
+    ``guard`` is C for whether the place counts: the values at one that does not may be anything. Without ``numbers``
+    what it means to these is left out.
+    """
+    grids = [q for q in by if not isinstance(q, ufl.Constant)]
+    constants = [q for q in by if isinstance(q, ufl.Constant)]
+    begin = dict(zip(constants, np.cumsum([0, *(_size(q) for q in constants)]).tolist(), strict=False))
+    in_cells = {field.symbol for field in s.fields if field.in_cells}
+    for leaf, bar in code.reverse(seeds, set(by).__contains__).items():
+        terminal, component = leaf_of(leaf) or (leaf, ())
+        if guard:
+            bar = code._store(f"{guard} ? {bar} : 0.0")
+        axis = None
+        if isinstance(terminal, classes.Grad):
+            (terminal,), axis, component = terminal.ufl_operands, component[-1], component[:-1]
+        column = _flat(component, terminal.ufl_shape)
+        if terminal in begin:
+            if numbers:
+                to.numbers.setdefault(begin[terminal] + column, []).append(bar)
+            continue
+        for offset, term in place.shares(bar, axis, terminal in in_cells):
+            to.grids.setdefault((grids.index(terminal), offset, column), []).append(term)
+
+
+def _size(quantity: Expr) -> int:
+    return int(np.prod(quantity.ufl_shape, dtype=int))
+
+
+class ReverseKernel(NamedTuple):
+    """C source of a reverse kernel, and whether it gathers (see :func:`reverse_source`)."""
+
+    source: str
+    gathers: bool
+
+
+def _direct(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr]) -> bool:
+    """Whether the quantities ``by`` enter a face by the values at its two ends only, and a point by its own."""
+    if {field.symbol for field in s.fields if field.in_cells} & set(by):
+        return False
+    for expression, at_faces in ((flux, True), (source, False)):
+        for index, part in components(expression).items():
+            for e in unique_pre_traversal(part):
+                terminal, component = leaf_of(e) or (e, ())
+                if component and isinstance(terminal, classes.Grad) and terminal.ufl_operands[0] in by:
+                    if not at_faces or component[-1] != index[-1]:
+                        return False
+    return True
+
+
+_STRIP = 256
+"""Points over which a scattering kernel collects before it adds: some buffers of this length fit the fastest cache."""
+
+
+def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, plain: bool = False) -> ReverseKernel:
+    """Return C source of ``reverse(g, U, L, outs, sums)``: the transposed derivative of :func:`rate_source`'s rate.
+
+    ``L`` are the weights of the rows, a ghosted array. To ``sums``, of all components of the numbers in ``by``, the
+    kernel adds the weighted sum of the rates' derivatives by these; to ``outs[k]``, the ghosted array of the k-th
+    quantity on the grid in ``by``, those by its values.
+
+    Parameters
+    ----------
+    s, flux, source
+        As of :func:`rate_source`.
+    by
+        Symbols to differentiate by: quantities on the grid and numbers.
+    plain
+        Let a kernel that gathers write to plain arrays of the owned points, instead of adding to ghosted ones.
+
+    Notes
+    -----
+    Where quantities enter a face by the values at its ends only, each owned value *gathers* what it sends into its own
+    rows and its neighbours': a face has weight ``L_P - L_Q``. Slopes at points and values in cells reach farther; then
+    each row *scatters* to what it was made from, ghosts included, which are to be sent home afterwards. What it
+    scatters is kept for a strip of points before it is added, so that the compiler can vectorise both.
+    """
+    rows, to, gathers = _rows(source), _Adjoints({}, {}), _direct(s, flux, source, by)
+    body = [*_openness(s), f"const double volume = {_volume(s)};"]
+    for a, high in product(range(s.dim), (True, False)):
+        place = _face(s, a, high)
+        code = Code(place, prefix=f"f{a}{int(high)}_")
+        across = _shifted(s, _step(s, a, 1 if high else -1))
+        seeds = []
+        for index, part in components(flux).items():
+            if index[-1] == a:
+                r = _row(index[:-1])
+                weight = f"L[P * {rows} + {r}]" + (f" - L[({across}) * {rows} + {r}]" if gathers else "")
+                seeds.append((part, code._store(f"{'' if high else '-'}({weight}) * volume * ({_face_scale(s, a)})")))
+        # A face that gathers is seen from both sides; for numbers it counts once.
+        _reverse(s, code, place, seeds, by, f"{_open(s, a, high)} != 0.0", to, numbers=high or not gathers)
+        body += code.lines
+    code = Code(_point(s), prefix="s_")
+    seeds = [
+        (part, code._store(f"L[P * {rows} + {_row(index)}] * volume")) for index, part in components(source).items()
+    ]
+    _reverse(s, code, _point(s), seeds, by, "mask[P]" if s.masked else "", to)
+    body += code.lines
+    body += [f"q{k} += {' + '.join(terms)};" for k, terms in to.numbers.items()]
+    counts = [_size(q) for q in by if not isinstance(q, ufl.Constant)]
+    buffers: list[str] = []
+    adding: list[str] = []
+    if gathers:
+        for k, count in enumerate(counts):
+            for c in range(count):
+                terms = to.grids.get((k, (0,) * s.dim, c), [])
+                if plain:
+                    body.append(f"out{k}[({_flat_point(s)}) * {count} + {c}] = {' '.join(terms) or '0.0'};")
+                elif terms:
+                    body.append(f"out{k}[P * {count} + {c}] += {' '.join(terms)};")
+    else:
+        additions: dict[tuple[int, Offset], list[str]] = {}
+        for n, ((k, offset, c), terms) in enumerate(to.grids.items()):
+            # Buffers whose addresses differ by 4 KiB would stand in each other's way.
+            buffers.append(f"double b{n}[{_STRIP + 8}];")
+            body.append(f"b{n}[i0 - s0] = {' '.join(terms)};")
+            additions.setdefault((k, offset), []).append(f"o[i * {counts[k]} + {c}] += b{n}[i];")
+        for (k, offset), sums in additions.items():
+            start = _shifted(s, offset).replace("P", "row + s0")
+            adding += [
+                f"{{ double *restrict o = out{k} + ({start}) * {counts[k]};",
+                f"for (long i = 0; i < s1 - s0; ++i) {{ {' '.join(sums)} }} }}",
+            ]
+    lines = [
+        "void reverse(const grid_t *g, const double *restrict U, const double *restrict L, double *const *outs,",
+        "             double *restrict sums) {",
+        *_declare(s),
+        *(f"double *restrict out{k} = outs[{k}];" for k in range(len(counts))),
+        *buffers,
+        *(f"double q{k} = 0.0;" for k in to.numbers),
+        *_loop(s, body, 0 if gathers else _STRIP, adding),
+        *(f"sums[{k}] += q{k};" for k in to.numbers),
+        "}",
+    ]
+    return ReverseKernel(_HEADER + "\n".join(lines) + "\n", gathers)
+
+
+def reverse_evaluator_source(s: Symbols, expression: Expr, by: Sequence[Expr]) -> str:
+    """Return C source of ``reverse(g, U, count, index, xs, normal, L, outs, sums)``, evaluator_source's transposed.
+
+    ``L`` are weights of shape (count, size); the rest as of :func:`evaluator_source` and :func:`reverse_source`.
+    """
+    to, place = _Adjoints({}, {}), _listed_place(s)
+    code, shape = Code(place), expression.ufl_shape
+    seeds = [(part, f"L[f * {_size(expression)} + {_flat(i, shape)}]") for i, part in components(expression).items()]
+    _reverse(s, code, place, seeds, by, "", to)
+    counts = [_size(q) for q in by if not isinstance(q, ufl.Constant)]
+    body = [*code.lines]
+    for (k, offset, c), terms in to.grids.items():
+        body.append(f"outs[{k}][({_shifted(s, offset)}) * {counts[k]} + {c}] += {' '.join(terms)};")
+    body += [f"sums[{k}] += {' + '.join(terms)};" for k, terms in to.numbers.items()]
+    lines = [
+        "void reverse(const grid_t *g, const double *restrict U, long count, const long *index, const double *xs,",
+        "             const double *normal, const double *restrict L, double *const *outs, double *restrict sums) {",
+        *_declare(s),
+        *_listed(s, body),
+        "}",
     ]
     return _HEADER + "\n".join(lines) + "\n"

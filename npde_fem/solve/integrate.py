@@ -7,22 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, isfinite
-from typing import Any
+from typing import Any, Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import is_terminal, warn_once
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.restart import save
 from npde_fem.solve.schemes import CrankNicolson, Scheme
-from npde_fem.solve.steppers import ExplicitStepper, ImplicitStepper, make_stepper
+from npde_fem.solve.steppers import ExplicitStepper, ImplicitStepper, Stepper, make_stepper
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from tqdm import tqdm
 
-__all__ = ["Adaptive", "Solution", "SolveError", "solve", "spectral_radius"]
+__all__ = ["Adaptive", "Recorder", "Solution", "SolveError", "solve", "spectral_radius"]
 
 _HALVINGS = 6
 
@@ -59,6 +60,25 @@ class Adaptive:
                 raise TypeError(f"Adaptive: {name} must be a number, not {value!r}")
             if not (isfinite(value) and (value > 0 or (name == "smallest" and value == 0))):
                 raise ValueError(f"Adaptive: {name} must be positive and finite, not {value}")
+
+
+class Recorder(Protocol):
+    """Sees every step of a solve, to remember it."""
+
+    def begin(self, scheme: Scheme | None, t: float, values: Array, expected: int | None) -> None:
+        """Start at ``t`` with the state ``values`` and a number of steps to expect, None if the steps adapt.
+
+        A stationary solve has no scheme, and is one step.
+        """
+
+    def step(self, t: float, dt: float, stepper: Stepper) -> None:
+        """A step from ``t`` was taken; the stepper still has its stages."""
+
+    def observe(self) -> None:
+        """The state reached is one of those asked for."""
+
+    def stationary(self, values: Array) -> None:
+        """The stationary state was found."""
 
 
 class SolveError(RuntimeError):
@@ -101,6 +121,8 @@ class Solution:
         Wall time of the solve, compilation of kernels included.
     assembly_seconds
         The part of it spent in evaluating rates, assembling matrices and applying the mass matrix.
+    integrals
+        Values of the time integrals that were asked for.
     """
 
     problem: Semidiscrete
@@ -114,6 +136,7 @@ class Solution:
     linear_iterations: int = 0
     seconds: float = 0.0
     assembly_seconds: float = 0.0
+    integrals: list[Any] = field(default_factory=list)
 
     @property
     def u(self) -> Any:
@@ -135,6 +158,7 @@ def solve(
     *,
     rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
     progress: bool = True,
+    recorder: Recorder | None = None,
 ) -> Solution:
     """Solve an equation on its mesh or grid (collective).
 
@@ -144,8 +168,8 @@ def solve(
         An :class:`~npde_fem.FEM` or :class:`~npde_fem.FD`.
     u0
         Initial state (first iterate of a stationary problem): a number, one number a component, a callable of
-        coordinates (3, n), an array of owned dofs, a function, or for FD an array over the grid. Dirichlet data
-        replaces it on its dofs.
+        coordinates (3, n), an :class:`~npde_fem.Initial` (UFL, with parameters), an array of owned dofs, a function,
+        or for FD an array over the grid. Dirichlet data replaces it on its dofs.
     t
         Interval (t0, t1); not for a stationary problem.
     dt
@@ -162,6 +186,8 @@ def solve(
         for nowhere.
     progress
         Show a progress line on rank 0 if that is a terminal.
+    recorder
+        Is told of every step.
 
     Returns
     -------
@@ -190,7 +216,7 @@ def solve(
                 "(damping = inertia = 0)"
             )
         problem.check_diffusion(0.0, values)
-        return _solve_stationary(problem, values, rescue, begun)
+        return _solve_stationary(problem, values, rescue, begun, recorder)
     t0, t1 = _interval(t)
     scheme = CrankNicolson() if scheme is None else scheme
     if not isinstance(scheme, Scheme):
@@ -200,7 +226,7 @@ def solve(
     problem.check_diffusion(t0, values)
     with ExitStack() as stack:
         stepper = make_stepper(problem, scheme)
-        stack.callback(stepper.destroy)
+        stack.callback(stepper.close)
         stepper.start(t0, values)
         stepper.values(values)
         if scheme.is_explicit and not isinstance(step, Adaptive):
@@ -212,7 +238,7 @@ def solve(
             bar_format="{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]",
             leave=False,
         )
-        run = _Run(problem, scheme, stepper, step, callback, rescue, stack.enter_context(bar))
+        run = _Run(problem, scheme, stepper, step, callback, rescue, stack.enter_context(bar), recorder)
         solution = run.through(t0, t1, times, values)
     solution.seconds = time.perf_counter() - begun
     return solution
@@ -230,9 +256,10 @@ class _Run:
         callback: Callable[[float, Any], None] | None,
         rescue: str | os.PathLike | None,
         bar: Any,
+        recorder: Recorder | None,
     ) -> None:
         self.problem, self.scheme, self.stepper, self.dt = problem, scheme, stepper, dt
-        self.callback, self.rescue = callback, rescue
+        self.callback, self.rescue, self.recorder = callback, rescue, recorder
         self.shown: Any = None
         self.steps: list[tuple[float, float]] = []
         self.rejected = 0
@@ -250,13 +277,18 @@ class _Run:
         self.each_step = not times
         if self.each_step:
             self._show(t, values)
-        for stop in [*times, *([] if times and times[-1] == t1 else [t1])]:
+        stops = [*times, *([] if times and times[-1] == t1 else [t1])]
+        if self.recorder is not None:
+            self.recorder.begin(self.scheme, t0, values, self._expected(t0, stops))
+        for stop in stops:
             if stop > t:
                 self._stretch(t, stop)
                 t = stop
             if kept < len(times) and times[kept] == stop:
                 self.stepper.values(states[kept])
                 self._show(stop, states[kept])
+                if self.recorder is not None:
+                    self.recorder.observe()
                 kept += 1
         self.stepper.values(values)
         newton = self.stepper.newton if isinstance(self.stepper, ImplicitStepper) else None
@@ -273,11 +305,17 @@ class _Run:
             assembly_seconds=self.stepper.assembly_seconds,
         )
 
+    def _expected(self, t: float, stops: list[float]) -> int | None:
+        """Steps there will be if none fails, None if they adapt."""
+        if isinstance(self.dt, Adaptive):
+            return None
+        return sum(_count(a, b, self.dt) for a, b in pairwise([t, *stops]) if b > a)
+
     def _stretch(self, t: float, stop: float) -> None:
         if isinstance(self.dt, Adaptive):
             self._adaptive_stretch(t, stop, self.dt)
             return
-        count = max(1, ceil((stop - t) / self.dt * (1 - 1e-10)))
+        count = _count(t, stop, self.dt)
         h = (stop - t) / count
         if abs(h / self.dt - 1) > 1e-8:
             text = f"dt = {self.dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken"
@@ -289,7 +327,6 @@ class _Run:
     def _advance(self, t: float, end: float, depth: int) -> None:
         """Step from t to end, in halves where a step fails."""
         if self.stepper.step(t, end - t):
-            self.stepper.accept()
             self._done(t, end)
             return
         self.rejected += 1
@@ -308,7 +345,6 @@ class _Run:
             good = good and isfinite(error)
             factor = 0.5 if not good else min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** (-1 / self.scheme.error_order)))
             if good and error <= 1:
-                self.stepper.accept()
                 self._done(t, t + h)
                 t = stop if h == stop - t else t + h
                 self.next_dt = max(self.next_dt, h * factor) if h < self.next_dt else h * factor
@@ -325,6 +361,9 @@ class _Run:
                 self._fail(t, h)
 
     def _done(self, t: float, end: float) -> None:
+        if self.recorder is not None:
+            self.recorder.step(t, end - t, self.stepper)
+        self.stepper.accept()
         self.steps.append((t, end - t))
         self.bar.update(end - t)
         if self.each_step and self.callback is not None:
@@ -358,12 +397,23 @@ def _rescue(problem: Semidiscrete, values: Array, path: str | os.PathLike | None
     return f"; the last good state is in {path}"
 
 
-def _solve_stationary(problem: Semidiscrete, values: Array, rescue: str | os.PathLike | None, begun: float) -> Solution:
+def _count(t: float, stop: float, dt: float) -> int:
+    """Number of equal steps of at most ``dt`` from t to ``stop``."""
+    return max(1, ceil((stop - t) / dt * (1 - 1e-10)))
+
+
+def _solve_stationary(
+    problem: Semidiscrete,
+    values: Array,
+    rescue: str | os.PathLike | None,
+    begun: float,
+    recorder: Recorder | None,
+) -> Solution:
     state = problem.new_state()
     problem.load(values, state)
     problem.constrain(0.0, state)
     problem.store(state, values)
-    newton = Newton(problem, "all", stationary=True)
+    newton = Newton.borrow(problem, "all", stationary=True)
     try:
         if not newton.solve(0.0, values, 1.0, values, 0.0):
             message = (
@@ -371,17 +421,21 @@ def _solve_stationary(problem: Semidiscrete, values: Array, rescue: str | os.Pat
                 f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
             )
             raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
+        found = np.array(newton.x.array_r)
+        if recorder is not None:
+            recorder.begin(None, 0.0, values, 1)
+            recorder.stationary(found)
         return Solution(
             problem,
             0.0,
-            np.array(newton.x.array_r),
+            found,
             newton_iterations=newton.newton_iterations,
             linear_iterations=newton.linear_iterations,
             seconds=time.perf_counter() - begun,
             assembly_seconds=newton.assembly_seconds,
         )
     finally:
-        newton.destroy()
+        newton.give_back()
 
 
 def _interval(t: Any) -> tuple[float, float]:

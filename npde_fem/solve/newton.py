@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
-from npde_fem.parallel import warn_once
+from npde_fem.solve.krylov import SymmetryTest, option_given, options_now, set_method, use_lu
 
 import numpy as np
 from mpi4py import MPI
@@ -47,7 +47,7 @@ class Newton:
         self._with_state, self._with_time = problem.varies(part)
         self.matrix = problem.new_matrix()
         self.x, self._f = self.matrix.createVecs()
-        self._probes = tuple(self.x.duplicate() for _ in range(3))
+        self._is_symmetric = SymmetryTest(self.matrix)
         self.rate = np.zeros(problem.n_owned)
         self._state, self._work = problem.new_state(), np.zeros(problem.n_owned)
         self._evaluated, self._evaluated_at = np.full(problem.n_owned, np.nan), np.nan
@@ -61,11 +61,36 @@ class Newton:
         self.assembly_seconds = 0.0
         self.residual_norm = 0.0
         self.direct = False
+        self._key = (Newton, part, stationary, options_now())
         self._make_snes()
+
+    @classmethod
+    def borrow(cls, problem: Semidiscrete, part: Part, stationary: bool = False) -> Newton:
+        """Return a solver that an earlier solve of the problem gave back, as good as new, or make one."""
+        kept = problem.solvers.pop((cls, part, stationary, options_now()), None)
+        if kept is None:
+            return cls(problem, part, stationary)
+        kept.forget()
+        return kept
+
+    def give_back(self) -> None:
+        """Keep the solver for the next solve of the problem; one that had to turn to LU is not kept."""
+        if self.direct or self._key in self.problem.solvers:
+            self.destroy()
+        else:
+            self.problem.solvers[self._key] = self
+
+    def forget(self) -> None:
+        """Forget all that an earlier solve left: the Jacobian, the last rate, the counts."""
+        self._evaluated_at, self._assembled_for, self._stale, self._configured = np.nan, None, True, False
+        self._evaluated[:] = np.nan
+        self.newton_iterations = self.linear_iterations = 0
+        self.assembly_seconds = 0.0
 
     def destroy(self) -> None:
         """Free the PETSc objects now, on all ranks together, rather than when the garbage collector comes by."""
-        for thing in (self.snes, self.matrix, self.x, self._f, *self._probes):
+        self._is_symmetric.destroy()
+        for thing in (self.snes, self.matrix, self.x, self._f):
             thing.destroy()
 
     def _make_snes(self) -> None:
@@ -88,56 +113,18 @@ class Newton:
         """Choose the linear solver, once the matrix is there to look at; options override."""
         if self._configured:
             return
-        ksp = self.snes.ksp
-        options = PETSc.Options("npde_")
         symmetric = self._is_symmetric()
-        self._set_linear_solver(symmetric)
-        ksp.getPC().setType(PETSc.PC.Type.GAMG if self.stationary else PETSc.PC.Type.JACOBI)
-        self._symmetric = symmetric and (self._with_state or self._with_time) and not options.hasName("ksp_type")
+        set_method(self.snes.ksp, symmetric, self.stationary)
+        self._symmetric = symmetric and (self._with_state or self._with_time) and not option_given("ksp_type")
         self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
-        self._set_snes_atol = not options.hasName("snes_atol")
-        self._set_ksp_atol = not (options.hasName("ksp_atol") or options.hasName("ksp_type"))
+        self._set_snes_atol = not option_given("snes_atol")
+        self._set_ksp_atol = not (option_given("ksp_atol") or option_given("ksp_type"))
         self._configured = True
 
-    def _set_linear_solver(self, symmetric: bool) -> None:
-        """Choose the Krylov method, its residual in the norm that Newton's method uses: they share a tolerance."""
-        ksp = self.snes.ksp
-        unsymmetric = PETSc.KSP.Type.GMRES if self.stationary else PETSc.KSP.Type.BCGS
-        ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
-        if not PETSc.Options("npde_").hasName("ksp_type"):  # another method may not know that norm
-            ksp.setPCSide(PETSc.PC.Side.LEFT if symmetric else PETSc.PC.Side.RIGHT)
-            ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-
-    def _is_symmetric(self) -> bool:
-        """Compare x.Ay with y.Ax for two fixed rough vectors."""
-        x, y, z = self._probes
-        start, end = x.getOwnershipRange()
-        index = np.arange(start, end, dtype=np.float64)
-        x.array[:] = np.sin(1.0 + 12.9898 * index) + 0.5
-        y.array[:] = np.cos(2.0 + 78.233 * index) + 0.25
-        self.matrix.mult(y, z)
-        one = x.dot(z)
-        scale = x.norm() * z.norm()
-        self.matrix.mult(x, z)
-        two = y.dot(z)
-        return bool(abs(one - two) <= 1e-12 * max(scale, 1e-300))
-
     def use_direct_solver(self) -> None:
-        """Replace the linear solver by an LU factorisation (MUMPS where PETSc has it), with a warning."""
-        warn_once(
-            self.problem.comm,
-            f"the iterative linear solver ({self.snes.ksp.getType()}, {self.snes.ksp.getPC().getType()}) failed; LU "
-            "takes its place. Choose a solver by PETSc options such as -npde_pc_type gamg",
-            RuntimeWarning,
-        )
-        ksp = self.snes.ksp
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        ksp.setPCSide(PETSc.PC.Side.LEFT)
-        ksp.setNormType(PETSc.KSP.NormType.NONE)
-        ksp.getPC().setType(PETSc.PC.Type.LU)
-        if self.problem.comm.size > 1 or PETSc.Sys.hasExternalPackage("mumps"):
-            ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+        """Replace the linear solver by an LU factorisation, with a warning."""
+        use_lu(self.snes.ksp, self.problem.comm)
         self.direct = True
         self._stale = True
 
@@ -189,7 +176,7 @@ class Newton:
         # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
         if self._symmetric and not self.direct and not self._is_symmetric():
             self._symmetric = False
-            self._set_linear_solver(symmetric=False)
+            set_method(self.snes.ksp, symmetric=False, stationary=self.stationary)
         self._stale = self.stationary and self._with_state
         self._assembled_for = (self._w, self._t)
         self.assembly_seconds += time.perf_counter() - begun

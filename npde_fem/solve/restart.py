@@ -1,4 +1,4 @@
-"""States on disk, written whole or not at all, to restart from on the same number of ranks."""
+"""Values on disk, written whole or not at all, to restart from on the same number of ranks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import alike
 
 import numpy as np
+from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["restore", "save"]
+__all__ = ["read_values", "restore", "save", "write_values"]
 
 _VECTOR = 1211214
 """PETSc's mark of a vector, the first integer of the file (VEC_FILE_CLASSID, petscvec.h); the second is its length."""
@@ -27,32 +28,37 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     OSError
         If the folder is missing or cannot be written, alike on all ranks.
     """
+    write_values(problem.comm, np.broadcast_to(values, problem.n_owned), path)
+
+
+def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None:
+    """Write an array that is spread over the ranks to one PETSc binary file (collective); see :func:`save`."""
     path = Path(path)
     aside = path.with_name(path.name + ".part")
-    with alike(problem.comm):
+    with alike(comm):
         if path.is_dir():
             raise IsADirectoryError(f"cannot write {path}: it is a folder")
-        if problem.comm.rank == 0:
+        if comm.rank == 0:
             try:
                 aside.touch()
             except OSError as error:
                 raise OSError(f"cannot write {path}: {error}") from error
-    vector = PETSc.Vec().createMPI((problem.n_owned, problem.n_global), comm=problem.comm)
+    vector = PETSc.Vec().createMPI((values.size, None), comm=comm)
     vector.array[:] = values
-    viewer = PETSc.Viewer().create(problem.comm)
+    viewer = PETSc.Viewer().create(comm)
     viewer.setType(PETSc.Viewer.Type.BINARY)
     viewer.setFileMode(PETSc.Viewer.FileMode.WRITE)
     viewer.setFileName(str(aside))
     vector.view(viewer)
     vector.destroy()
-    shares = PETSc.Vec().createMPI((1, problem.comm.size), comm=problem.comm)
-    shares.array[:] = problem.n_owned
+    shares = PETSc.Vec().createMPI((1, comm.size), comm=comm)
+    shares.array[:] = values.size
     shares.view(viewer)
     shares.destroy()
     viewer.destroy()
-    problem.comm.Barrier()
-    with alike(problem.comm):
-        if problem.comm.rank == 0:
+    comm.Barrier()
+    with alike(comm):
+        if comm.rank == 0:
             aside.replace(path)
             Path(f"{aside}.info").unlink(missing_ok=True)
 
@@ -66,8 +72,14 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
         If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, one of another size than
         the problem's, or one from another distribution over ranks.
     """
+    return read_values(problem.comm, problem.n_owned, path)
+
+
+def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
+    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`."""
     path = Path(path)
-    with alike(problem.comm):
+    owns = comm.allgather(n_owned)
+    with alike(comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
         integers = np.dtype(PETSc.IntType).newbyteorder(">")
@@ -78,16 +90,16 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
         second = np.fromfile(path, dtype=integers, count=2, offset=min(first, path.stat().st_size))
         if second.size < 2 or path.stat().st_size != first + second.nbytes + 8 * int(second[1]):
             raise ValueError(f"{path} is no saved state, or not whole")
-        if header[1] != problem.n_global:
-            raise ValueError(f"{path} holds {header[1]} values; the problem has {problem.n_global}")
+        if header[1] != sum(owns):
+            raise ValueError(f"{path} holds {header[1]} values; {sum(owns)} are needed")
         owned = np.fromfile(path, dtype=">f8", offset=first + second.nbytes).astype(int).tolist()
-    if owned != problem.comm.allgather(problem.n_owned):
+    if owned != owns:
         raise ValueError(
             f"{path} was saved on {len(owned)} ranks that owned {owned} values; it can be read back on the same ranks "
-            f"only, here are {problem.comm.size}"
+            f"only, here are {comm.size}"
         )
-    vector = PETSc.Vec().createMPI((problem.n_owned, problem.n_global), comm=problem.comm)
-    viewer = PETSc.Viewer().createBinary(str(path), "r", comm=problem.comm)
+    vector = PETSc.Vec().createMPI((n_owned, None), comm=comm)
+    viewer = PETSc.Viewer().createBinary(str(path), "r", comm=comm)
     vector.load(viewer)
     values = np.array(vector.array_r)
     viewer.destroy()

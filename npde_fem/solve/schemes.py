@@ -20,6 +20,7 @@ __all__ = [
     "RK4",
     "SDIRK2",
     "SCHEMES",
+    "STATIONARY",
     "BackwardEuler",
     "CrankNicolson",
     "ForwardEuler",
@@ -38,6 +39,11 @@ class Stage:
     explicit: float = 0.0
     lagged: float = 0.0
     implicit: float = 0.0
+
+    @property
+    def increment(self) -> tuple[float, ...]:
+        """Weights of ``U_0 .. U_i`` in ``U_i - sum_j a_ij U_j``."""
+        return (*(-a for a in self.combine), 1.0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,9 @@ def IMEX() -> Scheme:
         ),
     )
 
+
+STATIONARY = Scheme("stationary", 0, (Stage(0.0, (0.0,), implicit=1.0),))
+"""A stationary solve as a scheme: one stage, with M = 0 and dt = 1."""
 
 SCHEMES = {s.name: make for make in (ForwardEuler, RK4, BackwardEuler, CrankNicolson, SDIRK2, IMEX) for s in (make(),)}
 """Makers of the schemes by name."""

@@ -36,8 +36,11 @@ class Stepper(Protocol):
     def values(self, out: Array) -> None:
         """Copy the state's owned dofs into ``out``."""
 
-    def destroy(self) -> None:
-        """Free what a garbage collector must not free, on all ranks together."""
+    def stages(self, out: Array) -> None:
+        """Copy the state and the stages of the last step, before :meth:`accept`, into ``out`` (s + 1, n_owned)."""
+
+    def close(self) -> None:
+        """Give back the solver, on all ranks together."""
 
     def error(self, atol: float, rtol: float) -> float:
         """Weighted root-mean-square norm of the last step's error estimate, 1 at the tolerance."""
@@ -90,8 +93,12 @@ class ExplicitStepper:
     def values(self, out: Array) -> None:
         self.problem.store(self._states[0], out)
 
-    def destroy(self) -> None:
-        """Nothing to free: states are numpy arrays."""
+    def stages(self, out: Array) -> None:
+        for state, values in zip(self._states, out, strict=True):
+            self.problem.store(state, values)
+
+    def close(self) -> None:
+        """Nothing to give back: states are numpy arrays."""
 
     def error(self, atol: float, rtol: float) -> float:
         raise ValueError(f"{self.scheme.name} has no error estimate")
@@ -104,7 +111,7 @@ class ImplicitStepper:
         n = problem.n_owned
         self.problem, self.scheme, self.failure = problem, scheme, ""
         self._implicit_part: Part = "flux" if scheme.is_split else "all"
-        self.newton = Newton(problem, self._implicit_part)
+        self.newton = Newton.borrow(problem, self._implicit_part)
         self._u = [np.zeros(n) for _ in range(len(scheme.stages) + 1)]
         self._base, self._work, self._b = np.zeros(n), np.zeros(n), np.zeros(n)
         self._source = np.zeros(n)
@@ -189,8 +196,12 @@ class ImplicitStepper:
     def values(self, out: Array) -> None:
         out[:] = self._u[0]
 
-    def destroy(self) -> None:
-        self.newton.destroy()
+    def stages(self, out: Array) -> None:
+        for u, values in zip(self._u, out, strict=True):
+            values[:] = u
+
+    def close(self) -> None:
+        self.newton.give_back()
 
     def error(self, atol: float, rtol: float) -> float:
         self._base[:] = 0.0

@@ -1,0 +1,315 @@
+"""Values of a state at points: the linear map ``B`` from dofs to observations, and its transpose."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+from npde_fem.discretize.data import finite
+from npde_fem.discretize.fd import FD
+from npde_fem.discretize.fem import FEM
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.equation import as_numbers
+from npde_fem.parallel import alike
+
+import basix
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from dolfinx import geometry
+from mpi4py import MPI
+from petsc4py import PETSc
+
+__all__ = ["Probe"]
+
+_CHUNK = 10_000
+"""Points that are located in a mesh at once, which bounds the memory that takes."""
+
+_ITERATIONS = 25
+"""Newton's steps to a point's place in a cell; in the cell that holds it a handful suffice."""
+
+Indices = npt.NDArray[np.int64]
+
+
+class Probe:
+    """The linear map ``B`` from the values of a state to its components at points.
+
+    With FEM, ``(B u)_i = sum_j phi_j(x_i) u_j``: the state itself, exact for polynomials of the element's degree. With
+    FD it is interpolated multilinearly between the ``2^d`` grid points around ``x_i``, error O(h^2); on a masked grid
+    between those of them that belong to the mask, with their weights divided by their sum.
+
+    Each rank holds the columns of its own dofs, so that both maps are local sparse products and neither needs ghosts.
+
+    Parameters
+    ----------
+    problem
+        FEM or FD.
+    points
+        The same on every rank; shape ``(n, d)``, ``(n, 3)`` with zeros behind the d-th column, or ``(n,)`` for d = 1.
+        A point on the boundary, or within 1e-10 diameters of it, is inside. A masked grid consists of the cells
+        centred on its points, which reach half a spacing beyond them. Across a periodic axis the box ends too: a
+        point beyond is outside.
+
+    Attributes
+    ----------
+    points
+        The points, shape ``(n, d)``.
+    components
+        Components m of the state.
+
+    Raises
+    ------
+    TypeError
+        If the problem is neither FEM nor FD, or points are no numbers.
+    ValueError
+        If points have another shape, are not finite, differ between ranks, or one lies outside of the domain. All
+        errors are raised on every rank.
+
+    Notes
+    -----
+    Making a probe is collective. A point's cell is found in DOLFINx's tree of bounding boxes, and its place therein by
+    Newton's method, exact in one step for affine cells.
+    """
+
+    def __init__(self, problem: Semidiscrete, points: Any) -> None:
+        if not isinstance(problem, FEM | FD):
+            raise TypeError(f"problem: FEM or FD allowed, {problem!r} given")
+        self.comm, self.components = problem.comm, problem.components
+        self.points = _checked(problem, points)
+        entries = _in_mesh(problem, self.points) if isinstance(problem, FEM) else _in_grid(problem, self.points)
+        nodes = problem.n_owned // self.components
+        weights = scipy.sparse.csr_array((entries.weight, (entries.point, entries.node)), (len(self.points), nodes))
+        rows = scipy.sparse.kron(weights, scipy.sparse.eye_array(self.components), format="csr")
+        index = PETSc.IntType
+        csr = (rows.indptr.astype(index), rows.indices.astype(index), rows.data)
+        self._matrix = PETSc.Mat().createAIJ(rows.shape, csr=csr, comm=PETSc.COMM_SELF)
+        self._values, self._observed = np.zeros(problem.n_owned), np.zeros((len(self.points), self.components))
+        self._values_vector = PETSc.Vec().createWithArray(self._values, comm=PETSc.COMM_SELF)
+        self._observed_vector = PETSc.Vec().createWithArray(self._observed, comm=PETSc.COMM_SELF)
+
+    def apply(self, values: Array, out: Array | None = None) -> Array:
+        """Return ``B values``, the same on every rank (collective).
+
+        Parameters
+        ----------
+        values
+            This rank's owned dofs, shape ``(n_owned,)``.
+        out
+            Contiguous float64 array of shape ``(n, m)`` for the result; a new one by default.
+
+        Returns
+        -------
+        ndarray
+            The state's components at the points, shape ``(n, m)``.
+        """
+        out = np.empty_like(self._observed) if out is None else out
+        self._values[:] = values
+        self._matrix.mult(self._values_vector, self._observed_vector)
+        self.comm.Allreduce(self._observed, out)
+        return out
+
+    def transpose(self, weights: Array, out: Array) -> None:
+        """Add ``B^T weights`` to ``out`` (no communication).
+
+        Parameters
+        ----------
+        weights
+            One weight a point and component, the same on every rank, shape ``(n, m)``.
+        out
+            This rank's owned dofs, shape ``(n_owned,)``.
+        """
+        self._observed[...] = weights
+        self._matrix.multTranspose(self._observed_vector, self._values_vector)
+        out += self._values
+
+
+class _Entries(NamedTuple):
+    """Entries of ``B`` for one component: a point, a node that this rank owns, and the node's weight."""
+
+    point: Indices
+    node: Indices
+    weight: Array
+
+
+def _checked(problem: FEM | FD, points: Any) -> Array:
+    """Return the points as float64 array of shape (n, d), or raise alike on all ranks."""
+    dim, comm = problem.dim, problem.comm
+    with alike(comm):
+        x = as_numbers("points", points)
+        shape = x.shape
+        if dim == 1 and x.ndim == 1:
+            x = x[:, None]
+        if x.ndim != 2 or x.shape[1] not in (dim, 3) or not len(x):
+            allowed = " or ".join(["(n,)"] * (dim == 1) + [f"(n, {dim})"] + ["(n, 3)"] * (dim < 3))
+            raise ValueError(f"points: shape {shape} given; {allowed} with n from 1 on allowed")
+        finite("points", x)
+        if np.any(x[:, dim:]):
+            raise ValueError(f"points: a problem in {dim}D needs zeros as coordinates {dim + 1} to 3")
+    first = comm.bcast(x)
+    with alike(comm):
+        if not np.array_equal(x, first):
+            raise ValueError("points: the ranks were given unlike points; the same on all allowed")
+    return np.ascontiguousarray(x[:, :dim])
+
+
+def _tolerance(lower: Array, upper: Array) -> float:
+    """Return how far outside of a domain a point still counts as on its boundary: 1e-10 diameters, or round-off."""
+    round_off = 16 * np.finfo(np.float64).eps * np.max(np.abs([lower, upper]))
+    return max(1e-10 * float(np.linalg.norm(upper - lower)), float(round_off))
+
+
+def _refuse_outside(x: Array, inside: npt.NDArray[np.bool_], domain: str, lower: Array, upper: Array) -> None:
+    """Raise ValueError for the first point that is not inside; ``inside`` is the same on all ranks."""
+    if not inside.all():
+        k = int(np.argmin(inside))
+        raise ValueError(
+            f"points: point {k} at {tuple(x[k].tolist())} lies outside of the {domain}, whose box extends from "
+            f"{tuple(lower.tolist())} to {tuple(upper.tolist())}"
+        )
+
+
+# -- grids -----------------------------------------------------------------------------------------------------
+
+
+def _in_grid(problem: FD, x: Array) -> _Entries:
+    """Return the weights of multilinear interpolation of this rank's points (collective)."""
+    grid, layout = problem.grid, problem.layout
+    masked, periodic, h = grid.mask is not None, np.array(layout.periodic), np.array(grid.spacing)
+    reach = np.where(masked & ~periodic, 0.5 * h, 0.0)
+    lower, upper = np.array(grid.lower) - reach, np.array(grid.upper) + reach
+    tolerance = _tolerance(lower, upper)
+    clipped = np.clip(x, lower, upper)
+    place = (clipped - grid.lower) / h
+    before = np.floor(place).astype(np.int64)
+    found: list[_Entries] = []
+    covered, total = np.zeros(len(x), dtype=bool), np.zeros(len(x))
+    for corner in product((0, 1), repeat=grid.dim):
+        index = before + corner
+        distance = np.abs(place - index)
+        near = np.all(distance <= 0.5 + tolerance / h, axis=1)
+        local = np.where(periodic, index % layout.points, index) - layout.start
+        point = np.flatnonzero(np.all((local >= 0) & (local < layout.local), axis=1))
+        node = np.ravel_multi_index(tuple(local[point, ::-1].T), layout.flat_shape)
+        within = problem.domain.inside[node]
+        point, node = point[within], node[within]
+        weight = np.prod(1.0 - distance[point], axis=1)
+        covered[point] |= near[point]
+        total[point] += weight
+        found.append(_Entries(point, node, weight))
+    for array, op in ((covered, MPI.LOR), (total, MPI.SUM)):
+        problem.comm.Allreduce(MPI.IN_PLACE, array, op=op)
+    covered &= np.all(np.abs(x - clipped) <= tolerance, axis=1)
+    _refuse_outside(x, covered, "grid's mask" if masked else "grid", lower, upper)
+    point, node, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _Entries(point, node, weight / total[point])
+
+
+# -- meshes ----------------------------------------------------------------------------------------------------
+
+
+def _in_mesh(problem: FEM, x: Array) -> _Entries:
+    """Return the values of this rank's basis functions at the points (collective)."""
+    comm, dofmap = problem.comm, problem.space.dofmap
+    lower, upper = _extent(problem)
+    point, cell, place = _Cells(problem, _tolerance(lower, upper)).locate(x)
+    owner = np.full(len(x), comm.size)
+    owner[point] = comm.rank
+    comm.Allreduce(MPI.IN_PLACE, owner, op=MPI.MIN)
+    _refuse_outside(x, owner < comm.size, "mesh", lower, upper)
+    own = owner[point] == comm.rank
+    point, cell, place = point[own], cell[own], place[own]
+    weight = problem.space.ufl_element().basix_element.tabulate(0, place)[0, :, :, 0]
+    node = dofmap.list[cell]
+    return _sent_to_owners(dofmap.index_map, _Entries(np.repeat(point, node.shape[1]), node.ravel(), weight.ravel()))
+
+
+def _sent_to_owners(index_map: Any, entries: _Entries) -> _Entries:
+    """Give every entry, whose node is local to this rank, to the rank that owns the node (collective)."""
+    comm, owned = index_map.comm, index_map.size_local
+    owner = np.concatenate([np.full(owned, comm.rank), index_map.owners])[entries.node]
+    node = index_map.local_to_global(entries.node.astype(np.int32))
+    everything = _Entries(entries.point, node, entries.weight)
+    parts = comm.alltoall([tuple(column[owner == rank] for column in everything) for rank in range(comm.size)])
+    point, node, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _Entries(point, node - index_map.local_range[0], weight)
+
+
+def _extent(problem: FEM) -> tuple[Array, Array]:
+    """Return the corners of the box around the mesh (collective)."""
+    x = problem.mesh.geometry.x[:, : problem.dim]
+    lower = np.min(x, axis=0, initial=np.inf)
+    upper = np.max(x, axis=0, initial=-np.inf)
+    problem.comm.Allreduce(MPI.IN_PLACE, lower, op=MPI.MIN)
+    problem.comm.Allreduce(MPI.IN_PLACE, upper, op=MPI.MAX)
+    return lower, upper
+
+
+class _Cells:
+    """This rank's own cells, of any kind and degree, in which points are located.
+
+    A cell is the image of its reference cell under ``x(X) = sum_k phi_k(X) x_k``.
+
+    Parameters
+    ----------
+    problem
+        The problem whose mesh they belong to.
+    tolerance
+        How far from a cell a point may lie to belong to it.
+    """
+
+    def __init__(self, problem: FEM, tolerance: float) -> None:
+        mesh, dim = problem.mesh, problem.dim
+        self._tolerance, self._dim = tolerance, dim
+        self._nodes, self._x = mesh.geometry.dofmaps[0], mesh.geometry.x[:, :dim]
+        self._element = mesh.ufl_domain().ufl_coordinate_element().basix_element
+        kind = self._element.cell_type
+        corners = basix.geometry(kind)
+        self._middle = corners.mean(axis=0)
+        self._normals = basix.cell.facet_outward_normals(kind)
+        self._on_facets = corners[[facet[0] for facet in basix.topology(kind)[dim - 1]]]
+        owned = mesh.topology.index_map(dim).size_local
+        self._tree = geometry.bb_tree(mesh, dim, padding=tolerance, entities=np.arange(owned, dtype=np.int32))
+
+    def locate(self, x: Array) -> tuple[Indices, Indices, Array]:
+        """Return which of the points lie in these cells, one cell for each, and their places ``X`` therein."""
+        point, cell, place = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)], [np.zeros((0, self._dim))]
+        for start in range(0, len(x), _CHUNK):
+            part = np.zeros((len(x[start : start + _CHUNK]), 3))
+            part[:, : self._dim] = x[start : start + _CHUNK]
+            candidates = geometry.compute_collisions_points(self._tree, part)
+            numbers = np.repeat(np.arange(len(part)), np.diff(candidates.offsets))
+            cells = candidates.array.astype(np.int64)
+            places, distance = self._pull_back(part[numbers, : self._dim], cells)
+            near = np.flatnonzero(distance <= self._tolerance)
+            numbers, first = np.unique(numbers[near], return_index=True)
+            point.append(start + numbers)
+            cell.append(cells[near[first]])
+            place.append(places[near[first]])
+        return np.concatenate(point), np.concatenate(cell), np.concatenate(place)
+
+    def _pull_back(self, x: Array, cells: Indices) -> tuple[Array, Array]:
+        """Return the places of points, each with a cell, and how far outside of its cell each lies at least.
+
+        That is the distance to the plane of a facet, or what Newton's method left of ``x - x(X)``.
+        """
+        corners = self._x[self._nodes[cells]]
+        # Seen from a node of their cell, coordinates lose nothing where the mesh lies far from the origin.
+        x, corners = x - corners[:, 0], corners - corners[:, :1]
+        place, missed, outside = np.tile(self._middle, (len(x), 1)), np.full(len(x), np.inf), np.full(len(x), np.inf)
+        left = np.arange(len(x))
+        for _ in range(_ITERATIONS):
+            table = self._element.tabulate(1, place[left])[..., 0]
+            error = x[left] - np.einsum("pk,pkd->pd", table[0], corners[left])
+            jacobian = np.einsum("jpk,pkd->pdj", table[1:], corners[left])
+            # A search that has left its cell may meet a point where the cell's map folds over; it may go on anyhow.
+            jacobian[np.linalg.det(jacobian) == 0] = np.eye(self._dim)
+            inverse = np.linalg.inv(jacobian)
+            beyond = np.einsum("pfd,fd->pf", place[left, None] - self._on_facets, self._normals)
+            scale = np.linalg.norm(np.einsum("fj,pjd->pfd", self._normals, inverse), axis=-1)
+            missed[left], outside[left] = np.linalg.norm(error, axis=1), np.max(beyond / scale, axis=1)
+            step = np.einsum("pjd,pd->pj", inverse, error)
+            place[left] = np.clip(place[left] + step, -100.0, 100.0)
+            left = left[missed[left] > 0.1 * self._tolerance]
+            if not left.size:
+                break
+        return place, np.maximum(missed, outside)

@@ -1,0 +1,455 @@
+"""A whole solve as one operation of pyadjoint's tape.
+
+While pyadjoint records (``pyadjoint.continue_annotation()``), :func:`solve` puts one block on the tape. It depends on
+the problem's parameters and on the initial state; its outputs are the states, and the time integrals. Played again with
+other values it solves again; asked for derivatives it sweeps through the solve it made last
+(:class:`~npde_fem.solve.trajectory.Trajectory`), after making sure that this was for the values the tape has now.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.equation import Initial, Parameter
+from npde_fem.optimize.values import as_adjoint, as_array, holding, same_on_all_ranks, with_values
+from npde_fem.solve import integrate
+from npde_fem.solve.history import Checkpoints
+from npde_fem.solve.schemes import Scheme
+from npde_fem.solve.trajectory import Cotangents, Derivative, Trajectory
+from npde_fem.taped import Taped
+
+import numpy as np
+from mpi4py import MPI
+from pyadjoint import AdjFloat, Block, Tape, annotate_tape, get_working_tape, set_working_tape
+from pyadjoint.overloaded_type import OverloadedType
+from pyadjoint.tape import stop_annotating
+
+__all__ = ["States", "TapedSolution", "solve"]
+
+
+class States(Taped):
+    """The states of a solve on the tape: those observed, and the final one last.
+
+    Attributes
+    ----------
+    problem
+        The problem they belong to.
+    values
+        Shape ``(times + 1, n_owned)``: the dofs that this rank owns.
+    times
+        Their times.
+    """
+
+    _ad_spread = True
+
+    def __init__(self, problem: Semidiscrete, values: Array, times: Sequence[float]) -> None:
+        super().__init__()
+        self.problem, self.values, self.times = problem, values, tuple(times)
+
+    @property
+    def _ad_comm(self) -> MPI.Comm:
+        return self.problem.comm
+
+    def _ad_values(self) -> Array:
+        return self.values.copy()
+
+    def _ad_shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def _ad_assign(self, values: Array) -> None:
+        self.values[:] = values
+
+    def _ad_like(self, values: Array) -> States:
+        return States(self.problem, np.array(values), self.times)
+
+
+@dataclass
+class TapedSolution(integrate.Solution):
+    """A solution that the tape knows: :attr:`u`, :meth:`at` and :attr:`integrals` may enter further operations.
+
+    Attributes
+    ----------
+    on_tape
+        The states, as the tape has them.
+    """
+
+    on_tape: States | None = field(default=None, kw_only=True)
+
+    @property
+    def u(self) -> Any:
+        """The final state: a ``dolfinx_adjoint.Function``, or a :class:`~npde_fem.GridFunction`."""
+        return _extract(self.on_tape, len(self.times))
+
+    def at(self, index: int) -> Any:
+        """Return the ``index``-th observed state, as :attr:`u`."""
+        return _extract(self.on_tape, range(len(self.times))[index])
+
+
+def solve(
+    problem: Semidiscrete,
+    u0: Any = 0.0,
+    t: tuple[float, float] | None = None,
+    dt: float | integrate.Adaptive | None = None,
+    scheme: Scheme | None = None,
+    observe: Sequence[float] | Callable[[float, Any], None] | tuple | None = None,
+    *,
+    parameters: Mapping[Parameter, Any] | None = None,
+    integrals: Sequence[Callable] = (),
+    checkpoints: int | Checkpoints | None = None,
+    rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
+    progress: bool = True,
+) -> integrate.Solution:
+    """Solve an equation on its mesh or grid (collective); while pyadjoint records, as one operation on its tape.
+
+    Parameters
+    ----------
+    problem
+        An :class:`~npde_fem.FEM` or :class:`~npde_fem.FD`.
+    u0
+        Initial state (first iterate of a stationary problem): a number, one number a component, a callable of
+        coordinates (3, n), an :class:`~npde_fem.Initial` (UFL, with parameters), an array of owned dofs, a function,
+        or for FD an array over the grid. Dirichlet data replaces it on its dofs. A ``dolfinx_adjoint.Function`` or a
+        GridFunction may be a control.
+    t
+        Interval (t0, t1); not for a stationary problem.
+    dt
+        Largest step, or :class:`~npde_fem.Adaptive`. Steps of equal length, at most ``dt``, lead from t0 over every
+        observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken. Gradients take
+        the steps as given.
+    scheme
+        Time scheme, Crank-Nicolson by default.
+    observe
+        Times at which to keep the state; or a function ``(t, u)`` called at t0 and after every step; or a pair
+        (times, function): the states are kept and the function is called at these times only. ``u`` is the same
+        object each time.
+    parameters
+        Values for this solve in the place of the parameters' own: numbers, arrays, or objects on the tape (``AdjFloat``
+        for a number, ``dolfinx_adjoint.Function`` or GridFunction for a field), which the result then depends on.
+    integrals
+        UFL callables ``(u, x, t)``: ``int int j dx dt`` by the trapezoidal rule over the steps (of a stationary problem
+        ``int j dx``), in ``solution.integrals``.
+    checkpoints
+        For gradients: how many states to keep, an integer or :class:`~npde_fem.Checkpoints`; None for all. The states
+        between are computed again, the gradient is the same.
+    rescue
+        If a solve fails, its last good state is written here (see :func:`~npde_fem.restore`); None for nowhere.
+    progress
+        Show a progress line on rank 0 if that is a terminal.
+
+    Returns
+    -------
+    Solution
+        With ``u``, ``at(k)``, ``states``, ``times`` and ``integrals``; a :class:`TapedSolution` while pyadjoint
+        records.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bad arguments, initial data that is not finite, negative diffusion, or an explicit step above its
+        stability limit; before any step.
+    SolveError
+        If a step fails even when halved six times, or an explicit state becomes NaN or infinite. The message names
+        time and residual.
+    """
+    arguments = {"t": t, "dt": dt, "scheme": scheme, "observe": observe, "rescue": rescue, "progress": progress}
+    if not isinstance(problem, Semidiscrete):
+        raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        checkpoints = Checkpoints(checkpoints)
+    given = _given(problem, u0, parameters or {})
+    with stop_annotating():
+        problem.meet(u0, integrals)
+    if not annotate_tape():
+        with holding(problem, {name: as_array(value) for name, value in given.items()}):
+            return _plain(problem, u0, integrals, arguments)
+    if get_working_tape() is None:
+        set_working_tape(Tape())
+    block = SolveBlock(problem, u0, arguments, given, integrals, checkpoints)
+    return block.first()
+
+
+def _plain(
+    problem: Semidiscrete, u0: Any, integrals: Sequence[Callable], arguments: dict[str, Any]
+) -> integrate.Solution:
+    if not integrals:
+        return integrate.solve(problem, u0, **arguments)
+    recorder = Trajectory(problem, None, integrals, Checkpoints(1))
+    solution = integrate.solve(problem, u0, **arguments, recorder=recorder)
+    solution.integrals = recorder.integral_values.tolist()
+    return solution
+
+
+def _given(problem: Semidiscrete, u0: Any, parameters: Mapping[Parameter, Any]) -> dict[str, Any]:
+    """Return the values given for parameters by name, those that are not on the tape as arrays of the right shape."""
+    problem.meet(u0, ())
+    found: dict[str, Any] = {}
+    for parameter, value in parameters.items():
+        if not isinstance(parameter, Parameter) or problem.parameters.get(parameter.name) is not parameter:
+            raise ValueError(
+                f"parameters: {parameter!r} given; the problem's parameters are {sorted(problem.parameters)}"
+            )
+        array = as_array(value)
+        shape = (problem.field_size(parameter),) if parameter.is_field else parameter.ufl_shape
+        if array.shape != shape and not (array.shape == () and not isinstance(value, OverloadedType)):
+            raise ValueError(
+                f"parameters: a value of shape {array.shape} given for {parameter.name!r}; {shape} allowed"
+            )
+        found[parameter.name] = value if isinstance(value, OverloadedType) else np.broadcast_to(array, shape).copy()
+    return found
+
+
+class SolveBlock(Block):
+    """One solve on the tape."""
+
+    def __init__(
+        self,
+        problem: Semidiscrete,
+        u0: Any,
+        arguments: dict[str, Any],
+        given: Mapping[str, Any],
+        integrals: Sequence[Callable],
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        super().__init__()
+        self._problem, self._arguments, self._u0 = problem, arguments, u0
+        self._fixed = {name: value for name, value in given.items() if not isinstance(value, OverloadedType)}
+        self._trajectory = Trajectory(problem, u0 if isinstance(u0, Initial) else None, integrals, checkpoints)
+        self._names: list[str | None] = []
+        for name, parameter in problem.parameters.items():
+            if name in self._fixed:
+                continue
+            if name not in given:
+                settle(parameter, problem)
+            self._names.append(name)
+            self.add_dependency(given.get(name, parameter))
+        if isinstance(u0, OverloadedType):
+            self._names.append(None)
+            self.add_dependency(u0)
+        self._solved_for: list[Array] | None = None
+
+    def first(self) -> TapedSolution:
+        """Solve, and put the block and its outputs on the tape."""
+        with stop_annotating():
+            inputs = self._inputs()
+            solution = self._solve(inputs)
+        get_working_tape().add_block(self)
+        times = [*solution.times, solution.t]
+        states = States(
+            self._problem, np.vstack([solution.states.reshape(-1, self._problem.n_owned), solution.values]), times
+        )
+        self.add_output(states.create_block_variable())
+        numbers = [AdjFloat(value) for value in self._trajectory.integral_values]
+        for number in numbers:
+            self.add_output(number.create_block_variable())
+        taped = TapedSolution(**vars(solution), on_tape=states)
+        taped.integrals = numbers
+        return taped
+
+    def __str__(self) -> str:
+        return f"solve {self._problem.equation.name}"
+
+    # -- solving ---------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> list[Array]:
+        return [as_array(variable.saved_output) for variable in self.get_dependencies()]
+
+    def _holding(self, inputs: list[Array]) -> Any:
+        values = {name: value for name, value in zip(self._names, inputs, strict=True) if name is not None}
+        return holding(self._problem, {**self._fixed, **values})
+
+    def _solve(self, inputs: list[Array]) -> integrate.Solution:
+        u0 = inputs[-1] if self._names and self._names[-1] is None else self._u0
+        self._solved_for = None
+        with self._holding(inputs):
+            solution = integrate.solve(self._problem, u0, **self._arguments, recorder=self._trajectory)
+        self._solved_for = inputs
+        return solution
+
+    def _is_solved_for(self, inputs: list[Array]) -> bool:
+        before = self._solved_for
+        same = before is not None and all(np.array_equal(a, b) for a, b in zip(before, inputs, strict=True))
+        return same_on_all_ranks(self._problem.comm, same)
+
+    @contextmanager
+    def _at(self, inputs: list[Array]) -> Iterator[Trajectory]:
+        """The trajectory for some inputs, with the parameters at these values."""
+        if not self._is_solved_for(inputs):
+            self._solve(inputs)
+        with self._holding(inputs):
+            yield self._trajectory
+
+    def prepare_recompute_component(self, inputs: list[Any], relevant_outputs: Any) -> list[Any]:
+        solution = self._solve(self._inputs())
+        states = np.vstack([solution.states.reshape(-1, self._problem.n_owned), solution.values])
+        return [states, *(AdjFloat(value) for value in self._trajectory.integral_values)]
+
+    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: list[Any]) -> Any:
+        return prepared[idx]
+
+    # -- derivatives -----------------------------------------------------------------------------------------
+
+    def _controls(self, wanted: Sequence[int]) -> list[Parameter]:
+        names = [self._names[i] for i in wanted]
+        return [self._problem.parameters[name] for name in names if name is not None]
+
+    def _cotangents(self, values: Sequence[Any]) -> Cotangents:
+        states, *integrals = values
+        if states is None:
+            return Cotangents(integrals=[0.0 if v is None else float(v) for v in integrals])
+        return Cotangents(states[:-1], states[-1], [0.0 if v is None else float(v) for v in integrals])
+
+    def _direction(self) -> tuple[list[int], dict[str, Array], Array | None]:
+        """Which dependencies move, how the parameters among them do, and how the initial state does."""
+        moving, delta, initial = [], {}, None
+        for i, (name, variable) in enumerate(zip(self._names, self.get_dependencies(), strict=True)):
+            if variable.tlm_value is None:
+                continue
+            moving.append(i)
+            if name is None:
+                initial = as_array(variable.tlm_value)
+            else:
+                delta[name] = as_array(variable.tlm_value)
+        return moving, delta, initial
+
+    def _as_adjoints(self, derivative: Derivative, wanted: Sequence[int]) -> dict[int, Any]:
+        variables = self.get_dependencies()
+        found = {}
+        for i in wanted:
+            name = self._names[i]
+            values = derivative.initial if name is None else derivative.parameters[name]
+            found[i] = as_adjoint(variables[i].output, values)
+        return found
+
+    def prepare_evaluate_adj(self, inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any) -> Any:
+        wanted = [i for i, _ in relevant_dependencies]
+        with self._at(self._inputs()) as trajectory:
+            derivative = trajectory.by(self._controls(wanted)).adjoint(self._cotangents(adj_inputs))
+        return self._as_adjoints(derivative, wanted)
+
+    def evaluate_adj_component(
+        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared[idx]
+
+    def prepare_evaluate_tlm(self, inputs: list[Any], tlm_inputs: list[Any], relevant_outputs: Any) -> list[Any]:
+        moving, delta, initial = self._direction()
+        with self._at(self._inputs()) as trajectory:
+            change = trajectory.by(self._controls(moving)).tangent(delta, initial)
+        states = np.vstack([part for part in (change.states, change.final) if part is not None])
+        return [self.get_outputs()[0].output._ad_like(states), *(AdjFloat(v) for v in change.integrals)]
+
+    def evaluate_tlm_component(
+        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared[idx]
+
+    def prepare_evaluate_hessian(
+        self, inputs: list[Any], hessian_inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any
+    ) -> Any:
+        wanted = [i for i, _ in relevant_dependencies]
+        moving, delta, initial = self._direction()
+        with self._at(self._inputs()) as trajectory:
+            trajectory.by(self._controls(sorted({*wanted, *moving})))
+            by, change = self._cotangents(adj_inputs), self._cotangents(hessian_inputs)
+            derivative = trajectory.second(by, change, delta, initial)
+        return self._as_adjoints(derivative, wanted)
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list[Any],
+        hessian_inputs: list[Any],
+        adj_inputs: list[Any],
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: Any,
+        prepared: Any = None,
+    ) -> Any:
+        return prepared[idx]
+
+
+def settle(parameter: Parameter, problem: Semidiscrete) -> None:
+    """Let a field's values on the tape be laid out as this problem has them."""
+    if not parameter.is_field:
+        return
+    if parameter.home is None:
+        parameter.home = problem
+    if parameter.home is not problem:
+        raise ValueError(
+            f"field parameter {parameter.name!r} is on the tape with its values in another problem; give each problem "
+            "a parameter of its own, or its values by solve(parameters={...: function})"
+        )
+
+
+class _ExtractBlock(Block):
+    """One state of a solve as a function."""
+
+    def __init__(self, states: States, index: int) -> None:
+        super().__init__()
+        self._index = index
+        self.add_dependency(states)
+
+    def _row(self, values: Array) -> Any:
+        return with_values(self.get_outputs()[0].output, values[self._index])
+
+    def _spread(self, values: Array) -> Array:
+        states = np.zeros(self.get_dependencies()[0].output._ad_shape())
+        states[self._index] = values
+        return states
+
+    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> Any:
+        made = self._row(as_array(inputs[0]))
+        return made._ad_values() if isinstance(made, Taped) else made
+
+    def evaluate_adj_component(
+        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Array:
+        return self._spread(as_array(adj_inputs[0]))
+
+    def evaluate_tlm_component(
+        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return self._row(as_array(tlm_inputs[0]))
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list[Any],
+        hessian_inputs: list[Any],
+        adj_inputs: list[Any],
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: Any,
+        prepared: Any = None,
+    ) -> Array:
+        return self._spread(as_array(hessian_inputs[0]))
+
+
+def _extract(states: States | None, index: int) -> Any:
+    """Return a state as an overloaded function, by a block of its own while pyadjoint records."""
+    assert states is not None
+    with stop_annotating():
+        function = _overloaded(states.problem, states.values[index])
+    if annotate_tape():
+        block = _ExtractBlock(states, index)
+        get_working_tape().add_block(block)
+        block.add_output(function.create_block_variable())
+    return function
+
+
+def _overloaded(problem: Semidiscrete, values: Array) -> Any:
+    function = problem.function(values)
+    if isinstance(function, Taped):
+        return function
+    tape = get_working_tape()
+    # Only one who uses finite elements on the tape needs dolfinx_adjoint. Its import sets a tape of its own.
+    import dolfinx_adjoint
+
+    if get_working_tape() is not tape:
+        set_working_tape(tape)
+    made = dolfinx_adjoint.Function(function.function_space, name=function.name)
+    made.x.array[:] = function.x.array
+    return made

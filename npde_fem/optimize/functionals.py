@@ -1,0 +1,384 @@
+"""Numbers made of a solve and of parameters, on the tape: misfits to data, and integrals over the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from npde_fem.discretize.linearised import Integral, Linearised
+from npde_fem.discretize.probe import Probe
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.equation import Parameter, as_numbers
+from npde_fem.optimize.block import States, TapedSolution, settle
+from npde_fem.optimize.values import as_adjoint, as_array, holding
+from npde_fem.solve.integrate import Solution
+
+import numpy as np
+from pyadjoint import AdjFloat, Block, annotate_tape, get_working_tape
+from pyadjoint.tape import stop_annotating
+
+__all__ = ["integral", "misfit"]
+
+
+def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> AdjFloat:
+    """Return half the sum of squared residuals between a solve's observed states and data.
+
+    Pointwise, with B the values at the points (:class:`~npde_fem.discretize.probe.Probe`),
+
+        J = 1/2 sum_k sum_i sum_c ((B u(t_k))_ic - d_kic)^2 / sigma_kic^2,
+
+    and without points, with the L2 norm over the domain (see ``Semidiscrete.gram_times``),
+
+        J = 1/2 sum_k || u(t_k) - d_k ||^2 / sigma_k^2.
+
+    The times t_k are those the solve observed, or the final time if it observed none.
+
+    Parameters
+    ----------
+    solution
+        What :func:`~npde_fem.solve` returned.
+    data
+        With points: numbers of shape ``(times, points)`` or ``(times, points, m)``, the same on every rank (for one
+        time the first axis may be left out). Without: one entry a time, each of what ``u0`` of a solve may be.
+    at
+        Points, shape (n, d), inside the domain, the same on every rank; see :class:`~npde_fem.discretize.probe.Probe`.
+    sigma
+        Standard deviation of the data: a number, or an array that broadcasts to the data (without points: one number a
+        time).
+
+    Returns
+    -------
+    AdjFloat
+        J, the same on every rank; on the tape if the solution is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data is not finite or has another shape, a point lies outside the domain, or sigma is not positive.
+    """
+    problem = solution.problem
+    rows = list(range(len(solution.times))) or [0]
+    gap: _Gap
+    if at is None:
+        gap = _Gap(problem, rows, _fields(problem, data, len(rows)), _sigma(sigma, (len(rows), 1)))
+    else:
+        probe = Probe(problem, at)
+        shape = (len(rows), len(probe.points), problem.components)
+        numbers = as_numbers("misfit: data", data)
+        allowed = {shape, shape[:2]} if problem.components == 1 else {shape}
+        if len(rows) == 1:
+            allowed |= {s[1:] for s in allowed}
+        if numbers.shape not in allowed:
+            wanted = " or ".join(map(str, sorted(allowed)))
+            raise ValueError(f"misfit: data of shape {numbers.shape} given; {wanted} allowed")
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"misfit: data has {np.sum(~np.isfinite(numbers))} values that are not finite")
+        spread = as_numbers("misfit: sigma", sigma)
+        if spread.ndim == numbers.ndim and spread.size == numbers.size:
+            spread = spread.reshape(shape)
+        elif spread.ndim:
+            spread = np.broadcast_to(spread, numbers.shape).reshape(shape)
+        gap = _Gap(problem, rows, numbers.reshape(shape), _sigma(spread, shape), probe)
+    with stop_annotating():
+        states = _rows_of(solution)
+        value = AdjFloat(gap.value(states))
+    if annotate_tape() and isinstance(solution, TapedSolution):
+        block = _MisfitBlock(gap, solution.on_tape)
+        get_working_tape().add_block(block)
+        block.add_output(value.create_block_variable())
+    return value
+
+
+def _rows_of(solution: Solution) -> Array:
+    return np.vstack([solution.states.reshape(-1, solution.problem.n_owned), solution.values])
+
+
+def _fields(problem: Semidiscrete, data: Any, count: int) -> Array:
+    """Values of the data of each time, shape (times, n_owned)."""
+    single = not isinstance(data, list | tuple) and not (isinstance(data, np.ndarray) and data.ndim > 1)
+    entries = [data] if single and count == 1 else data
+    if single and count > 1 or len(entries) != count:
+        raise ValueError(f"misfit: data for {1 if single else len(entries)} times given; the solve observed {count}")
+    return np.array([problem.initial(entry) for entry in entries])
+
+
+def _sigma(sigma: Any, shape: tuple[int, ...]) -> Array:
+    values = as_numbers("misfit: sigma", sigma)
+    if values.shape == shape[:1]:
+        values = values.reshape(-1, *(1,) * (len(shape) - 1))
+    if not np.all(np.isfinite(values)) or np.any(values <= 0):
+        raise ValueError(f"misfit: sigma must be positive and finite, {sigma!r} given")
+    return np.broadcast_to(values, shape)
+
+
+class _Gap:
+    """Residuals of states against data, and the quadratic form of their squares."""
+
+    def __init__(
+        self, problem: Semidiscrete, rows: Sequence[int], data: Array, sigma: Array, probe: Probe | None = None
+    ) -> None:
+        self.problem, self.rows, self._data, self._probe = problem, rows, data, probe
+        self._weight = sigma**-2.0
+
+    def _observe(self, values: Array) -> Array:
+        return values if self._probe is None else self._probe.apply(values)
+
+    def _times_weight(self, k: int, observed: Array) -> Array:
+        weighted = self._weight[k] * observed
+        if self._probe is None:
+            out = np.zeros_like(weighted)
+            self.problem.gram_times(weighted, out)
+            return out
+        return weighted
+
+    def _product(self, a: Array, b: Array) -> float:
+        product = float(np.vdot(a, b))
+        return self.problem.comm.allreduce(product) if self._probe is None else product
+
+    def value(self, states: Array) -> float:
+        total = 0.0
+        for k, row in enumerate(self.rows):
+            residual = self._observe(states[row]) - self._data[k]
+            total += 0.5 * self._product(residual, self._times_weight(k, residual))
+        return total
+
+    def derivative(self, states: Array) -> Array:
+        """dJ/du, shape of ``states``."""
+        return self._transposed(states, with_data=True)
+
+    def hessian_times(self, change: Array) -> Array:
+        """d2J/du2 times a change of the states."""
+        return self._transposed(change, with_data=False)
+
+    def _transposed(self, states: Array, with_data: bool) -> Array:
+        out = np.zeros_like(states)
+        for k, row in enumerate(self.rows):
+            observed = self._observe(states[row])
+            if with_data:
+                observed = observed - self._data[k]
+            weighted = self._times_weight(k, observed)
+            if self._probe is None:
+                out[row] += weighted
+            else:
+                self._probe.transpose(weighted, out[row])
+        return out
+
+
+class _MisfitBlock(Block):
+    """A misfit on the tape."""
+
+    def __init__(self, gap: _Gap, states: States | None) -> None:
+        super().__init__()
+        self._gap = gap
+        self.add_dependency(states)
+
+    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> AdjFloat:
+        return AdjFloat(self._gap.value(as_array(inputs[0])))
+
+    def evaluate_adj_component(
+        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Array:
+        return float(adj_inputs[0]) * self._gap.derivative(as_array(inputs[0]))
+
+    def evaluate_tlm_component(
+        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> AdjFloat:
+        product = float(np.vdot(self._gap.derivative(as_array(inputs[0])), as_array(tlm_inputs[0])))
+        return AdjFloat(self._gap.problem.comm.allreduce(product))
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list[Any],
+        hessian_inputs: list[Any],
+        adj_inputs: list[Any],
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: Any,
+        prepared: Any = None,
+    ) -> Array:
+        values = float(hessian_inputs[0]) * self._gap.derivative(as_array(inputs[0]))
+        if block_variable.tlm_value is not None:
+            values += float(adj_inputs[0]) * self._gap.hessian_times(as_array(block_variable.tlm_value))
+        return values
+
+
+def integral(of: Semidiscrete | Solution, function: Callable, index: int = -1) -> AdjFloat:
+    """Return ``int j(u, x, t) dx`` over the domain, at a state of a solve or of parameters alone.
+
+    Parameters
+    ----------
+    of
+        A solution, or a problem (then u is zero and t = 0: for functionals of parameters, such as a regularisation).
+    function
+        UFL callable ``(u, x, t)`` of scalar value; it may contain gradients and the problem's parameters.
+    index
+        Which observed state of a solution; -1 is the last one observed, or the final one if none was.
+
+    Returns
+    -------
+    AdjFloat
+        The integral, the same on every rank; on the tape while pyadjoint records.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the callable does not give a scalar in UFL.
+    IndexError
+        If there is no such state.
+    """
+    solution = of if isinstance(of, Solution) else None
+    problem = of.problem if isinstance(of, Solution) else of
+    if not isinstance(problem, Semidiscrete):
+        raise TypeError(f"integral: a solution, FEM or FD allowed, not {type(of).__name__}")
+    row, t = 0, 0.0
+    if solution is not None:
+        times = solution.times or [solution.t]
+        row = range(len(times))[index]
+        t = times[row]
+    with stop_annotating():
+        problem.meet(None, [function])
+    block = _IntegralBlock(problem, function, row, t, solution)
+    with stop_annotating():
+        value = AdjFloat(block.value(None if solution is None else _rows_of(solution)))
+    if annotate_tape():
+        get_working_tape().add_block(block)
+        block.add_output(value.create_block_variable())
+    return value
+
+
+class _IntegralBlock(Block):
+    """An integral over the domain on the tape."""
+
+    def __init__(
+        self, problem: Semidiscrete, function: Callable, row: int, t: float, solution: Solution | None
+    ) -> None:
+        super().__init__()
+        self._problem, self._function, self._row, self._t = problem, function, row, t
+        self._state, self._direction = problem.new_state(), problem.new_state()
+        self._known: dict[tuple[Parameter, ...], tuple[Linearised, Integral]] = {}
+        self._names: list[str | None] = []
+        if not annotate_tape():
+            return
+        for name in problem.parameters:
+            settle(problem.parameters[name], problem)
+            self._names.append(name)
+            self.add_dependency(problem.parameters[name])
+        if isinstance(solution, TapedSolution):
+            self._names.append(None)
+            self.add_dependency(solution.on_tape)
+
+    def _by(self, controls: Sequence[Parameter]) -> tuple[Linearised, Integral]:
+        key = tuple(controls)
+        if key not in self._known:
+            lin = self._problem.linearised(key)
+            self._known[key] = lin, lin.integral(self._function)
+        return self._known[key]
+
+    def value(self, states: Array | None) -> float:
+        lin, j = self._by(())
+        self._problem.update()
+        self._place(lin, states, None)
+        return j.value()
+
+    def _place(self, lin: Linearised, states: Array | None, change: Array | None) -> None:
+        if states is not None:
+            self._problem.load(states[self._row], self._state)
+        if change is not None:
+            self._problem.load(change[self._row], self._direction)
+        else:
+            self._direction[...] = 0.0
+        lin.at(self._t, self._state, self._direction)
+
+    def _inputs(self) -> tuple[dict[str, Array], Array | None]:
+        values, states = {}, None
+        for name, variable in zip(self._names, self.get_dependencies(), strict=True):
+            if name is None:
+                states = as_array(variable.saved_output)
+            else:
+                values[name] = as_array(variable.saved_output)
+        return values, states
+
+    def _moves(self) -> tuple[dict[str, Array], Array | None]:
+        delta, change = {}, None
+        for name, variable in zip(self._names, self.get_dependencies(), strict=True):
+            if variable.tlm_value is not None:
+                if name is None:
+                    change = as_array(variable.tlm_value)
+                else:
+                    delta[name] = as_array(variable.tlm_value)
+        return delta, change
+
+    def prepare_recompute_component(self, inputs: list[Any], relevant_outputs: Any) -> AdjFloat:
+        values, states = self._inputs()
+        with holding(self._problem, values):
+            return AdjFloat(self.value(states))
+
+    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> Any:
+        return prepared
+
+    def prepare_evaluate_adj(self, inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any) -> Any:
+        return self._derivative(relevant_dependencies, float(adj_inputs[0]), None)
+
+    def evaluate_adj_component(
+        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared[idx]
+
+    def prepare_evaluate_tlm(self, inputs: list[Any], tlm_inputs: list[Any], relevant_outputs: Any) -> AdjFloat:
+        (values, states), (delta, change) = self._inputs(), self._moves()
+        lin, j = self._by([self._problem.parameters[name] for name in delta])
+        with holding(self._problem, values):
+            lin.move(delta)
+            self._place(lin, states, change)
+            return AdjFloat(j.tangent())
+
+    def evaluate_tlm_component(
+        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared
+
+    def prepare_evaluate_hessian(
+        self, inputs: list[Any], hessian_inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any
+    ) -> Any:
+        return self._derivative(relevant_dependencies, float(hessian_inputs[0]), float(adj_inputs[0]))
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list[Any],
+        hessian_inputs: list[Any],
+        adj_inputs: list[Any],
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: Any,
+        prepared: Any = None,
+    ) -> Any:
+        return prepared[idx]
+
+    def _derivative(self, relevant: Any, weight: float, second: float | None) -> dict[int, Any]:
+        """``weight`` times the derivative by the relevant dependencies, and ``second`` times its change."""
+        wanted = [i for i, _ in relevant]
+        (values, states), (delta, change) = self._inputs(), self._moves()
+        names = {self._names[i] for i in wanted} | (set(delta) if second is not None else set())
+        lin, j = self._by([p for name, p in self._problem.parameters.items() if name in names])
+        out, more = np.zeros(self._problem.n_owned), np.zeros(self._problem.n_owned)
+        with holding(self._problem, values):
+            if second is not None:
+                lin.move({name: d for name, d in delta.items() if name in names})
+            self._place(lin, states, change)
+            lin.clear()
+            j.pull(weight, out)
+            j.collect(weight)
+            if second is not None:
+                j.pull_second(second, more)
+                out += more
+                j.collect_second(second)
+        gradient, found = lin.gradient(), {}
+        for i in wanted:
+            name, output = self._names[i], self.get_dependencies()[i].output
+            if name is None:
+                rows = np.zeros(output._ad_shape())
+                rows[self._row] = out
+                found[i] = rows
+            else:
+                found[i] = as_adjoint(output, gradient[name])
+        return found

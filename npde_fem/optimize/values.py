@@ -1,0 +1,81 @@
+"""Between pyadjoint's overloaded objects and the flat arrays that solves and sweeps work with.
+
+A parameter, a state or a number may stand on the tape as one of our own types (:class:`~npde_fem.taped.Taped`), as an
+``AdjFloat``, or as a ``dolfinx_adjoint.Function``, which is known by its attributes, so that nothing here imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.taped import Taped
+
+import numpy as np
+from mpi4py import MPI
+from pyadjoint import AdjFloat
+
+__all__ = ["as_adjoint", "as_array", "holding", "same_on_all_ranks"]
+
+
+def as_array(thing: Any) -> Array:
+    """Return the values of an overloaded object, a checkpoint, or an adjoint of one, on this rank (owned dofs)."""
+    if isinstance(thing, Taped):
+        return thing._ad_values()
+    if hasattr(thing, "x"):
+        return np.array(thing.x.array[: thing.x.index_map.size_local * thing.x.block_size])
+    return np.array(thing, dtype=np.float64)
+
+
+def as_adjoint(output: Any, values: Array) -> Any:
+    """Return what pyadjoint keeps as the adjoint of an overloaded object: an array of its own, a float, or a vector."""
+    if isinstance(output, Taped):
+        return values
+    if isinstance(output, AdjFloat):
+        return float(values)
+    return with_values(output, values).x
+
+
+def with_values(like: Any, values: Array) -> Any:
+    """Return an overloaded object of the same kind with other values."""
+    if isinstance(like, Taped):
+        return like._ad_like(values)
+    if isinstance(like, AdjFloat):
+        return AdjFloat(values)
+    made = like._ad_new_like()
+    made.x.array[: values.size] = values
+    made.x.scatter_forward()
+    return made
+
+
+@contextmanager
+def holding(problem: Semidiscrete, values: Mapping[str, Array]) -> Iterator[None]:
+    """Let parameters of a problem have other values meanwhile, without a look at their bounds (collective)."""
+
+    def put(name: str, value: Array) -> None:
+        if problem.parameters[name].is_field:
+            problem.put_field(name, value)
+        else:
+            problem.parameters[name]._ad_assign(value)
+
+    def now(name: str) -> Array:
+        parameter = problem.parameters[name]
+        return problem.field_values(name) if parameter.is_field else np.array(parameter.value)
+
+    before = {name: now(name) for name in values}
+    try:
+        for name, value in values.items():
+            put(name, value)
+        problem.update()
+        yield
+    finally:
+        for name, value in before.items():
+            put(name, value)
+        problem.update()
+
+
+def same_on_all_ranks(comm: MPI.Comm, mine: bool) -> bool:
+    """Whether something holds on every rank (collective)."""
+    return bool(comm.allreduce(mine, op=MPI.LAND))

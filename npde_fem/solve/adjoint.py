@@ -1,0 +1,257 @@
+"""Exact derivatives of a discrete solve: tangent, adjoint and second-order adjoint, one sweep through its steps each.
+
+A stage of a scheme (see :mod:`npde_fem.solve.schemes`) is, on the free dofs,
+
+    M (U_i - sum_j a_ij U_j) = dt (b_i R_E(U_{i-1}) + d_i R_I(U_{i-1}) + g_i R_I(U_i)),
+
+and ``U_i = g(t_i; theta)`` on the constrained ones. Let s_i be the derivative of the functional by U_i through all that
+comes after. Walking back, each stage has one linear solve with the transpose of its matrix, on the free dofs,
+
+    (M - dt g_i R_I'(U_i))^T lambda_i = s_i,      mu_i = s_i - (M - dt g_i R_I'(U_i))^T lambda_i,
+
+the second on the constrained dofs, and hands on
+
+    s_j     += a_ij M^T lambda_i                                               for j < i,
+    s_{i-1} += dt (b_i R_E'(U_{i-1}) + d_i R_I'(U_{i-1}))^T lambda_i,
+    dJ/dtheta += dt (b_i R_E,theta(U_{i-1}) + d_i R_I,theta(U_{i-1}) + g_i R_I,theta(U_i))^T lambda_i
+                 + g_theta^T mu_i - (M_theta (U_i - sum_j a_ij U_j))^T lambda_i.
+
+So it is the derivative of what is computed, not a discretisation of the adjoint equation (discretise, then optimise).
+The steps are frozen: how their lengths depend on the state is not differentiated. The second-order adjoint is the
+directional derivative of all this (Griewank and Walther 2008, Evaluating Derivatives, section 5.3). A stationary
+problem is one stage with M = 0 and dt g = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from npde_fem.discretize.semidiscrete import Array, Part, Term
+from npde_fem.solve.schemes import Stage
+from npde_fem.solve.tangent import StageSolver
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from npde_fem.solve.trajectory import Cotangents, Trajectory
+
+__all__ = ["Derivative", "Sweep"]
+
+
+@dataclass
+class Derivative:
+    """A gradient: by the parameters, by name (see ``Linearised.gradient``), and by the initial state (values)."""
+
+    parameters: dict[str, Array]
+    initial: Array
+
+
+class Sweep:
+    """One walk back through the steps: the adjoint, and its derivative along a direction if tangents come along.
+
+    Arrays of adjoints have a leading axis: 0 the adjoint, 1 (second order only) its derivative along the direction. So
+    have the stages: 0 the state, 1 its tangent.
+    """
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._of = trajectory
+        self._solver = StageSolver(trajectory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._solver.close()
+
+    def run(self, steps: Iterator[tuple[int, Array]], cotangents: list[Cotangents]) -> Derivative:
+        """Walk through the stages of the steps, the last first; one set of cotangents for each order."""
+        of, n, count = self._of, self._of.problem.n_owned, len(self._of.scheme.stages)
+        orders = len(cotangents)
+        self._orders, self._cotangents = orders, cotangents
+        self._carried = np.zeros((orders, n))
+        self._sources = np.zeros((count + 1, orders, n))
+        self._adjoint, self._older = np.zeros((count, orders, n)), np.zeros((count, orders, n))
+        self._later, self._later_mass = np.zeros((orders, n)), np.zeros((orders, n))
+        self._later_weights = (0.0, 0.0)
+        self._work, self._right, self._weighted = np.zeros(n), np.zeros(n), np.zeros((orders, n))
+        self._steps_back = 0
+        of.lin.clear()
+        start = np.zeros((orders, n))
+        for step, stages in steps:
+            self._add_cotangents(step + 1, stages[:, -1])
+            self._step(step, stages)
+            self._steps_back += 1
+            start[:] = stages[:, 0]
+        self._add_cotangents(0, start)
+        return self._finish(start)
+
+    def _add_cotangents(self, step: int, state: Array) -> None:
+        """Add the derivatives by the state that ``step`` steps lead to, and by parameters in the integrals there."""
+        of, work = self._of, self._work
+        for carried, by in zip(self._carried, self._cotangents, strict=True):
+            if by.states is not None:
+                for k, at in enumerate(of.observed):
+                    if at == step:
+                        carried += by.states[k]
+            if by.final is not None and step == len(of.steps):
+                carried += by.final
+        for k, integral, weight in of.integrals_after(step):
+            weights = [weight * by.integrals[k] if len(by.integrals) else 0.0 for by in self._cotangents]
+            of.place(of.time_after(step), *state)
+            for carried, c in zip(self._carried, weights, strict=True):
+                integral.pull(c, work)
+                carried += work
+            integral.collect(weights[-1])
+            if self._orders == 2:
+                integral.pull_second(weights[0], work)
+                self._carried[1] += work
+                integral.collect_second(weights[0])
+
+    def _step(self, step: int, stages: Array) -> None:
+        of, (t, dt) = self._of, self._of.steps[step]
+        sources = self._sources
+        sources[:-1] = 0.0
+        sources[-1] = self._carried
+        for i, stage in reversed(list(enumerate(of.scheme.stages))):
+            now, w = t + stage.at * dt, dt * stage.implicit
+            self._solver.assemble(now, stages[0, i + 1], w)
+            of.place(now, *stages[:, i + 1])
+            self._pull_later(sources[i + 1], w)
+            self._solve(i, sources[i + 1], w)
+            adjoint = self._adjoint[i]
+            self._collect_rates(adjoint, w)
+            mass = self._mass_transposed(adjoint)
+            if of.lin.prescribed is not None:
+                self._collect_prescribed(now, sources[i + 1], adjoint, w)
+            if of.lin.with_damping:
+                self._collect_mass(now, stage, stages[:, : i + 2], adjoint)
+            for j, weight in enumerate(stage.combine[: i + 1]):
+                if weight:
+                    np.multiply(mass, weight, out=self._weighted)
+                    sources[j] += self._weighted
+            self._later[:] = adjoint
+            self._later_weights = (dt * stage.explicit, dt * stage.lagged)
+        self._carried[:] = sources[0]
+
+    def _pull_later(self, source: Array, w: float) -> None:
+        """Add to the source at a stage what the next stage's rates there hand back: weight * R'^T lambda."""
+        of, lin, work = self._of, self._of.lin, self._work
+        explicit, lagged = self._later_weights
+        if explicit:
+            self._pull(of.explicit_part, self._later, explicit, source)
+        if lagged and w and lin.prescribed is None:
+            # The matrix at hand gives R'^T lambda = (M^T lambda - A^T lambda) / w on the free dofs.
+            for order, (s, later, mass) in enumerate(zip(source, self._later, self._later_mass, strict=True)):
+                self._solver.transposed_times(later, work)
+                np.subtract(mass, work, out=work)
+                work *= lagged / w
+                s += work
+                if order == 1:
+                    lin.pull_second(of.implicit_part, self._later[0], work)
+                    work *= lagged
+                    s += work
+        elif lagged:
+            self._pull(of.implicit_part, self._later, lagged, source)
+
+    def _pull(self, part: Part, adjoint: Array, weight: float, source: Array) -> None:
+        """Add ``weight R'^T lambda``, and its derivative, to a source."""
+        lin, work = self._of.lin, self._work
+        for s, a in zip(source, adjoint, strict=True):
+            lin.pull(part, a, work)
+            work *= weight
+            s += work
+        if self._orders == 2:
+            lin.pull_second(part, adjoint[0], work)
+            work *= weight
+            source[1] += work
+
+    def _solve(self, i: int, source: Array, w: float) -> None:
+        """Find the adjoint of a stage, and its derivative, starting from what later steps let expect."""
+        of, lin, right, work = self._of, self._of.lin, self._right, self._work
+        adjoint, older = self._adjoint[i], self._older[i]
+        if self._steps_back > 1:
+            np.multiply(adjoint, 2.0, out=self._weighted)
+            self._weighted -= older
+        else:
+            self._weighted[:] = adjoint
+        older[:] = adjoint
+        adjoint[:] = self._weighted
+        for order in range(self._orders):
+            right[:] = source[order]
+            if order == 1 and w:
+                lin.pull_second(of.implicit_part, adjoint[0], work)
+                work *= w
+                right += work
+            if order == 1 and lin.with_damping:
+                lin.pull_second("mass", adjoint[0], work)
+                right -= work
+            right[of.problem.constrained] = 0.0
+            adjoint[order][of.problem.constrained] = 0.0
+            self._solver.solve(right, adjoint[order], transposed=True)
+
+    def _collect_rates(self, adjoint: Array, w: float) -> None:
+        """Collect the sensitivities of the rates at a stage, with the adjoints of all that uses them."""
+        of, weighted = self._of, self._weighted
+        explicit, lagged = self._later_weights
+        if explicit:
+            np.multiply(self._later, explicit, out=weighted)
+            self._collect(of.explicit_part, weighted)
+        if lagged or w:
+            np.multiply(self._later, lagged, out=weighted)
+            for a, x in zip(adjoint, weighted, strict=True):
+                np.multiply(a, w, out=self._work)
+                x += self._work
+            self._collect(of.implicit_part, weighted)
+
+    def _collect(self, term: Term, adjoint: Array) -> None:
+        self._of.lin.collect(term, adjoint[-1])
+        if self._orders == 2:
+            self._of.lin.collect_second(term, adjoint[0])
+
+    def _mass_transposed(self, adjoint: Array) -> Array:
+        """Return M^T lambda, and its derivative."""
+        of, mass = self._of, self._later_mass
+        for a, m in zip(adjoint, mass, strict=True):
+            of.problem.mass_times(a, m, transposed=True)
+        if self._orders == 2 and of.lin.with_damping:
+            of.lin.pull_second("mass", adjoint[0], self._work)
+            mass[1] += self._work
+        return mass
+
+    def _collect_prescribed(self, t: float, source: Array, adjoint: Array, w: float) -> None:
+        """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
+        nodal = self._of.lin.prescribed
+        assert nodal is not None
+        mu = source - self._later_mass
+        if w:
+            self._pull(self._of.implicit_part, adjoint, w, mu)
+        nodal.collect(t, mu[-1])
+        if self._orders == 2:
+            nodal.collect_second(t, mu[0])
+
+    def _collect_mass(self, t: float, stage: Stage, stages: Array, adjoint: Array) -> None:
+        """Collect the sensitivities of the damping, by M_theta (U_i - sum_j a_ij U_j)."""
+        self._of.place(t, *(np.tensordot(stage.increment, part, 1) for part in stages))
+        np.negative(adjoint, out=self._weighted)
+        self._collect("mass", self._weighted)
+
+    def _finish(self, start: Array) -> Derivative:
+        """Add what the first stage's rates and the initial data contribute; return the gradient."""
+        of, lin, carried = self._of, self._of.lin, self._carried
+        t, constrained = of.steps[0][0], of.problem.constrained
+        if any(self._later_weights):
+            of.place(t, *start)
+            self._pull_later(carried, 0.0)
+            self._collect_rates(np.zeros_like(carried), 0.0)
+        if lin.prescribed is not None:
+            lin.prescribed.collect(t, carried[-1])
+            if self._orders == 2:
+                lin.prescribed.collect_second(t, carried[0])
+        carried[:, constrained] = 0.0
+        if of.initial is not None:
+            of.initial.collect(t, carried[-1])
+            if self._orders == 2:
+                of.initial.collect_second(t, carried[0])
+        return Derivative(lin.gradient(), carried[-1].copy())

@@ -1,0 +1,181 @@
+"""Linear solvers of forward and adjoint equations: which Krylov method, and what to do when it fails.
+
+All listen to PETSc options with the prefix ``npde_``.
+"""
+
+from __future__ import annotations
+
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.parallel import warn_once
+
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+
+__all__ = ["LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
+
+_RTOL = 1e-12
+
+
+def option_given(name: str) -> bool:
+    """Whether the user has set the PETSc option ``-npde_NAME``."""
+    return bool(PETSc.Options("npde_").hasName(name))
+
+
+def options_now() -> tuple:
+    """Return all PETSc options that solvers here listen to, as a key: a solver made under others is another one."""
+    return tuple(sorted((k, v) for k, v in PETSc.Options().getAll().items() if k.startswith("npde_")))
+
+
+def set_method(ksp: PETSc.KSP, symmetric: bool, stationary: bool) -> None:
+    """Choose Krylov method and preconditioner; its residual is measured in the norm that Newton's method uses."""
+    unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
+    ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
+    if not option_given("ksp_type"):  # another method may not know that norm
+        ksp.setPCSide(PETSc.PC.Side.LEFT if symmetric else PETSc.PC.Side.RIGHT)
+        ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+    if not option_given("pc_type"):
+        ksp.getPC().setType(PETSc.PC.Type.GAMG if stationary else PETSc.PC.Type.JACOBI)
+
+
+def use_lu(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
+    """Replace a linear solver by an LU factorisation (MUMPS where PETSc has it), with a warning."""
+    warn_once(
+        comm,
+        f"the iterative linear solver ({ksp.getType()}, {ksp.getPC().getType()}) failed; LU takes its place. "
+        "Choose a solver by PETSc options such as -npde_pc_type gamg",
+        RuntimeWarning,
+    )
+    ksp.setType(PETSc.KSP.Type.PREONLY)
+    ksp.setPCSide(PETSc.PC.Side.LEFT)
+    ksp.setNormType(PETSc.KSP.NormType.NONE)
+    ksp.getPC().setType(PETSc.PC.Type.LU)
+    if comm.size > 1 or PETSc.Sys.hasExternalPackage("mumps"):
+        ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+
+
+class SymmetryTest:
+    """Whether a matrix is symmetric: compares x.Ay with y.Ax for two fixed rough vectors."""
+
+    def __init__(self, matrix: PETSc.Mat) -> None:
+        self._matrix = matrix
+        self._x, self._y = matrix.createVecs()
+        self._z = self._x.duplicate()
+        start, end = self._x.getOwnershipRange()
+        index = np.arange(start, end, dtype=np.float64)
+        self._x.array[:] = np.sin(1.0 + 12.9898 * index) + 0.5
+        self._y.array[:] = np.cos(2.0 + 78.233 * index) + 0.25
+
+    def __call__(self) -> bool:
+        x, y, z = self._x, self._y, self._z
+        self._matrix.mult(y, z)
+        one = x.dot(z)
+        scale = x.norm() * z.norm()
+        self._matrix.mult(x, z)
+        return bool(abs(one - y.dot(z)) <= 1e-12 * max(scale, 1e-300))
+
+    def destroy(self) -> None:
+        """Free the vectors."""
+        for vector in (self._x, self._y, self._z):
+            vector.destroy()
+
+
+class LinearSolver:
+    """Solves with ``A = M - w R'(u)`` and with its transpose; a stationary problem's A is ``-R'(u)``.
+
+    Parameters
+    ----------
+    problem
+        The semidiscrete problem.
+    part
+        The part of R that is implicit.
+    """
+
+    def __init__(self, problem: Semidiscrete, part: Part) -> None:
+        self.problem, self.part = problem, part
+        self._with_state, self._with_time = problem.varies(part)
+        self._matrix = problem.new_matrix()
+        self._x, self._b = self._matrix.createVecs()
+        self._is_symmetric = SymmetryTest(self._matrix)
+        self._symmetric = False
+        self._assembled_for: tuple[float, float] | None = None
+        self._key = (LinearSolver, part, options_now())
+        self._direct = False
+        ksp = PETSc.KSP().create(problem.comm)
+        ksp.setOptionsPrefix("npde_")
+        ksp.setOperators(self._matrix)
+        ksp.setTolerances(rtol=_RTOL, max_it=10_000)
+        ksp.setInitialGuessNonzero(True)
+        self._ksp = ksp
+        self._configured = False
+
+    @classmethod
+    def borrow(cls, problem: Semidiscrete, part: Part) -> LinearSolver:
+        """Return a solver that was given back, as good as new, or make one."""
+        kept = problem.solvers.pop((cls, part, options_now()), None)
+        if kept is None:
+            return cls(problem, part)
+        kept._assembled_for, kept._configured = None, False
+        return kept
+
+    def give_back(self) -> None:
+        """Keep the solver for the next sweep; one that had to turn to LU is not kept."""
+        if self._direct or self._key in self.problem.solvers:
+            self.destroy()
+        else:
+            self.problem.solvers[self._key] = self
+
+    def destroy(self) -> None:
+        """Free the PETSc objects now, on all ranks together."""
+        self._is_symmetric.destroy()
+        for thing in (self._ksp, self._matrix, self._x, self._b):
+            thing.destroy()
+
+    def assemble(self, t: float, state: Array, w: float) -> None:
+        """Assemble A at a state, unless it does not depend on what has changed."""
+        if self._assembled_for == (t if self._with_time else 0.0, w) and not self._with_state:
+            return
+        self.problem.jacobian(t, state, 0.0 if self.problem.stationary else 1.0, w, self._matrix, self.part)
+        self._assembled_for = (t if self._with_time else 0.0, w)
+        symmetric = self._is_symmetric()
+        if not self._configured or (symmetric != self._symmetric and not self._direct):
+            set_method(self._ksp, symmetric, self.problem.stationary)
+            self._ksp.setFromOptions()
+            self._configured = True
+        self._symmetric = symmetric
+
+    def transposed_times(self, values: Array, out: Array) -> None:
+        """Write ``A^T values`` into ``out``; constrained dofs are left as they are in ``values``."""
+        self._x.array[:] = values
+        (self._matrix.mult if self._symmetric else self._matrix.multTranspose)(self._x, self._b)
+        out[:] = self._b.array_r
+
+    def solve(self, right: Array, out: Array, transposed: bool) -> None:
+        """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess.
+
+        Raises
+        ------
+        RuntimeError
+            If neither the Krylov method nor LU finds the solution.
+        """
+        self._b.array[:] = right
+        self._x.array[:] = out
+        if not self._run(transposed):
+            if not self._direct:
+                use_lu(self._ksp, self.problem.comm)
+                self._direct = True
+            if not self._run(transposed):
+                raise RuntimeError(
+                    f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
+                    f"(KSP reason {self._ksp.getConvergedReason()})"
+                )
+        out[:] = self._x.array_r
+
+    def _run(self, transposed: bool) -> bool:
+        # PREONLY takes no guess.
+        self._ksp.setInitialGuessNonzero(self._ksp.getType() != PETSc.KSP.Type.PREONLY)
+        if transposed and not self._symmetric:
+            self._ksp.solveTranspose(self._b, self._x)
+        else:
+            self._ksp.solve(self._b, self._x)
+        return bool(self._ksp.getConvergedReason() > 0)

@@ -1,0 +1,174 @@
+"""Marching through a solve again: its steps, and with them the tangent along a direction.
+
+The tangent V of a stage (see :mod:`npde_fem.solve.schemes`) solves, on the free dofs,
+
+    (M - dt g_i R_I'(U_i)) V_i = M sum_j a_ij V_j + dt (b_i R_E'(U_{i-1}) + d_i R_I'(U_{i-1})) V_{i-1}
+                                 + dt (b_i R_E,theta + d_i R_I,theta + g_i R_I,theta) delta
+                                 - M_theta delta (U_i - sum_j a_ij U_j),
+
+and is ``g_theta(t_i) delta`` on the constrained ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from npde_fem.discretize.semidiscrete import Array
+from npde_fem.solve.history import Everything, March
+from npde_fem.solve.integrate import SolveError
+from npde_fem.solve.krylov import LinearSolver
+from npde_fem.solve.steppers import Stepper, make_stepper
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from npde_fem.solve.trajectory import Trajectory
+
+__all__ = ["StageSolver", "Stepping", "Tangent"]
+
+
+class Stepping(March):
+    """Takes the steps of a trajectory again, with the solve's own stepper, or looks them up where they were kept."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._of = trajectory
+        self._stepper: Stepper | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stepper is not None:
+            self._stepper.close()
+
+    def start(self, step: int, state: Array) -> None:
+        if self._stepper is None:
+            self._stepper = make_stepper(self._of.problem, self._of.scheme)
+        self._stepper.start(self._of.time_after(step), state[0])
+
+    def step(self, step: int, stages: Array) -> None:
+        stepper, (t, dt) = self._stepper, self._of.steps[step]
+        if stepper is None or not stepper.step(t, dt):
+            reason = "no start" if stepper is None else stepper.failure
+            message = f"the step from t = {t:g} with dt = {dt:.3g} failed when repeated: {reason}"
+            raise SolveError(message, t, stages[0, 0])
+        stepper.stages(stages[0])
+        stepper.accept()
+
+
+class Tangent(March):
+    """Steps of the state, with those of its tangent along the direction that the parameters move in."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._of = trajectory
+        history = trajectory.history
+        self._stack = ExitStack()
+        self._forward: March = (
+            history if isinstance(history, Everything) else self._stack.enter_context(Stepping(trajectory))
+        )
+        self._solver = StageSolver(trajectory)
+        self._stack.callback(self._solver.close)
+        n = trajectory.problem.n_owned
+        self._v, self._right, self._work, self._fixed = (np.zeros(n) for _ in range(4))
+        self._still = np.zeros(n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def beginning(self, initial: Array | None) -> Array:
+        """Return state and tangent at the start, shape (2, n_owned)."""
+        of, v = self._of, np.zeros(self._of.problem.n_owned)
+        if initial is not None:
+            v[:] = initial
+        if of.initial is not None:
+            of.initial.tangent(of.steps[0][0], self._work)
+            v += self._work
+        self._prescribe(of.steps[0][0], v)
+        return np.stack([of.start_values, v])
+
+    def _prescribe(self, t: float, v: Array) -> None:
+        """Set the constrained dofs of a tangent at a time."""
+        if self._of.lin.prescribed is None:
+            v[self._of.problem.constrained] = 0.0
+        else:
+            self._of.lin.prescribed.tangent(t, self._work)
+            v[self._of.problem.constrained] = self._work[self._of.problem.constrained]
+
+    def start(self, step: int, state: Array) -> None:
+        self._forward.start(step, state[:1])
+        self._v[:] = state[1]
+
+    def step(self, step: int, stages: Array) -> None:
+        of, right, work, fixed = self._of, self._right, self._work, self._fixed
+        problem, lin, (t, dt) = of.problem, of.lin, of.steps[step]
+        self._forward.step(step, stages[:1])
+        u, v = stages
+        v[0] = self._v
+        before = t
+        for i, stage in enumerate(of.scheme.stages):
+            now = t + stage.at * dt
+            problem.mass_times(np.tensordot(stage.combine[: i + 1], v[: i + 1], 1), right)
+            if stage.explicit or stage.lagged:
+                of.place(before, u[i], v[i])
+                for weight, part in ((stage.explicit, of.explicit_part), (stage.lagged, of.implicit_part)):
+                    if weight:
+                        lin.tangent(part, work)
+                        work *= dt * weight
+                        right += work
+            fixed[:] = 0.0
+            self._prescribe(now, fixed)
+            w = dt * stage.implicit
+            if w:
+                of.place(now, u[i + 1], fixed)
+                lin.tangent(of.implicit_part, work)
+                work *= w
+                right += work
+            if lin.prescribed is not None:
+                problem.mass_times(fixed, work)
+                right -= work
+            if lin.with_damping:
+                of.place(now, np.tensordot(stage.increment, u[: i + 2], 1), self._still)
+                lin.tangent("mass", work)
+                right -= work
+            right[problem.constrained] = 0.0
+            v[i + 1] = v[i]
+            v[i + 1][problem.constrained] = 0.0
+            self._solver.assemble(now, u[i + 1], w)
+            self._solver.solve(right, v[i + 1], transposed=False)
+            v[i + 1] += fixed
+            before = now
+        self._v[:] = v[-1]
+
+
+class StageSolver:
+    """Solves with the matrix of a stage, M - w R_I'(u), or with M alone where the stage is explicit."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._of, self._state, self._w = trajectory, trajectory.problem.new_state(), 0.0
+        explicit = trajectory.scheme.is_explicit
+        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, trajectory.implicit_part)
+
+    def assemble(self, t: float, u: Array, w: float) -> None:
+        self._w = w
+        if w and self._linear is not None:
+            self._of.problem.load(u, self._state)
+            self._linear.assemble(t, self._state, w)
+
+    def transposed_times(self, values: Array, out: Array) -> None:
+        """Write (M - w R')^T values on the free dofs; the stage is implicit."""
+        assert self._linear is not None
+        self._linear.transposed_times(values, out)
+
+    def solve(self, right: Array, out: Array, transposed: bool) -> None:
+        if self._w and self._linear is not None:
+            self._linear.solve(right, out, transposed)
+        else:
+            self._of.problem.solve_mass(right, out, transposed)
+
+    def close(self) -> None:
+        if self._linear is not None:
+            self._linear.give_back()
