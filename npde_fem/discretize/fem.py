@@ -18,6 +18,7 @@ from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative,
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
+from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -115,7 +116,7 @@ class FEM(Semidiscrete):
         self._check_space(equation, space, mass)
         self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
         self.dim, self.components = space.mesh.geometry.dim, equation.components
-        self._facet_tags, self._lumped = facet_tags, mass == "lumped"
+        self._facet_tags, self._lumped, self.version = facet_tags, mass == "lumped", 0
         bcs = checked_conditions(bcs, self.components)
         if any(isinstance(bc, Periodic) for bc in bcs):
             raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
@@ -325,7 +326,7 @@ class FEM(Semidiscrete):
             "all": terms_flux + terms_source,
         }
         self._residuals = {part: _with_fixed_quadrature(terms) if terms else None for part, terms in parts.items()}
-        self._rate_forms: dict[Part, fem.Form | None] = {}
+        self._rate_forms: dict[Part, Packed | None] = {}
         self._operators: dict[Part, _Operator] = {}
 
     def _mass_form(self, u: Any, v: Any) -> ufl.Form:
@@ -343,9 +344,13 @@ class FEM(Semidiscrete):
             return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
         return self._residuals[term]
 
-    def compile(self, form: ufl.Form) -> fem.Form:
-        """Compile a form with this project's compiler options."""
-        return fem.form(form, jit_options=form_options())
+    def compile(self, form: ufl.Form, settled: Sequence[fem.Function] = ()) -> Packed:
+        """Compile a form with this project's compiler options.
+
+        Fields of parameters and ``settled`` functions change only when :attr:`version` does.
+        """
+        fields = [bound for parameter, bound in self._bound.items() if parameter.is_field]
+        return Packed(fem.form(form, jit_options=form_options()), [*fields, *settled], lambda: self.version)
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
@@ -443,6 +448,7 @@ class FEM(Semidiscrete):
         function = self._known(parameter)
         function.x.array[: values.size] = values
         function.x.scatter_forward()
+        self.version += 1
 
     def field_size(self, parameter: Parameter | str) -> int:
         space = self._known(parameter).function_space
@@ -467,6 +473,7 @@ class FEM(Semidiscrete):
 
     def update(self) -> None:
         """Take over the current values of the parameters."""
+        self.version += 1
         for parameter, bound in self._bound.items():
             if not parameter.is_field:
                 bound.value[...] = parameter.value
@@ -553,7 +560,7 @@ class FEM(Semidiscrete):
         self.set_state(t, state)
         b = self._rate_vector
         b.array[:] = 0.0
-        fem.assemble_vector(b.array, form)
+        form.add_to(b.array)
         if self.comm.size > 1:
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.n_owned]
@@ -695,7 +702,7 @@ class FEM(Semidiscrete):
         difference = self._u - self.write_nodal(exact)
         degree = 2 * self.space.ufl_element().degree + 3
         dx = ufl.Measure("dx", domain=self.mesh, metadata={"quadrature_degree": degree})
-        square = fem.assemble_scalar(self.compile(ufl.inner(difference, difference) * dx))
+        square = self.compile(ufl.inner(difference, difference) * dx).scalar()
         largest = float(np.max(np.abs(values - self.interpolate(exact, t)), initial=0.0))
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
@@ -708,14 +715,14 @@ class FEM(Semidiscrete):
         return self.space.tabulate_dof_coordinates()[:owned]
 
     @cached_property
-    def _total_forms(self) -> list[fem.Form]:
+    def _total_forms(self) -> list[Packed]:
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         return [self.compile(part * dx) for part in ([self._u] if self.components == 1 else list(self._u))]
 
     def total(self, values: Array) -> Array:
         """Return the integral of each component over the mesh, shape (m,) (collective)."""
         self.set_state(self._t.value.item(), values)
-        local = np.array([fem.assemble_scalar(form) for form in self._total_forms])
+        local = np.array([form.scalar() for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
+from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.scalar import lower
 from npde_fem.discretize.semidiscrete import Array, Term
 from npde_fem.equation import Parameter
@@ -135,7 +136,7 @@ class _Functional:
         form = ufl.derivative(symbols.stand_in(self._form), [owner.u, *what], [owner.direction, *directions])
         return _Functional(owner, _expanded(symbols.stand_back(_expand(form))))
 
-    def _derivative(self, what: list[Any], tests: list[Any]) -> fem.Form | None:
+    def _derivative(self, what: list[Any], tests: list[Any]) -> Packed | None:
         if self._form is None:
             return None
         symbols = self._owner.symbols
@@ -143,30 +144,30 @@ class _Functional:
         return None if form is None else self._owner.compile(form)
 
     @cached_property
-    def by_state(self) -> fem.Form | None:
+    def by_state(self) -> Packed | None:
         return self._derivative([self._owner.u], [ufl.TestFunction(self._owner.problem.space)])
 
     @cached_property
-    def by_fields(self) -> dict[str, fem.Form | None]:
+    def by_fields(self) -> dict[str, Packed | None]:
         return {
             name: self._derivative([f], [ufl.TestFunction(f.function_space)])
             for name, f in self._owner.symbols.fields.items()
         }
 
     @cached_property
-    def by_numbers(self) -> fem.Form | None:
+    def by_numbers(self) -> Packed | None:
         symbols = self._owner.symbols
         if not symbols.numbers:
             return None
         return self._derivative(list(symbols.stand_ins.values()), symbols.number_tests())
 
     @cached_property
-    def itself(self) -> fem.Form | None:
+    def itself(self) -> Packed | None:
         return None if self._form is None else self._owner.compile(self._form)
 
     def value(self) -> float:
         form = self.itself
-        return 0.0 if form is None else float(self._owner.problem.comm.allreduce(fem.assemble_scalar(form)))
+        return 0.0 if form is None else float(self._owner.problem.comm.allreduce(form.scalar()))
 
     def pull(self, out: Array) -> None:
         self._owner.assemble(self.by_state, out)
@@ -175,9 +176,9 @@ class _Functional:
         collector = self._owner.collector
         for name, form in self.by_fields.items():
             if form is not None:
-                fem.assemble_vector(collector.fields[name].array, form)
+                form.add_to(collector.fields[name].array)
         if self.by_numbers is not None:
-            fem.assemble_vector(collector.numbers, self.by_numbers)
+            self.by_numbers.add_to(collector.numbers)
 
 
 def _expand(form: ufl.Form) -> ufl.Form:
@@ -202,20 +203,20 @@ class FEMLinearised(Linearised):
         self._vector = la.vector(problem.space.dofmap.index_map, problem.space.dofmap.index_map_bs)
         self._work = np.zeros(problem.n_owned)
         self._functionals: dict[Term, _Functional] = {}
-        self._tangents: dict[Term, fem.Form | None] = {}
+        self._tangents: dict[Term, Packed | None] = {}
         self._integrals: dict[Callable, FEMIntegral] = {}
 
-    def compile(self, form: ufl.Form) -> fem.Form:
-        return self.problem.compile(form)
+    def compile(self, form: ufl.Form) -> Packed:
+        return self.problem.compile(form, list(self.symbols.field_directions.values()))
 
-    def assemble(self, form: fem.Form | None, out: Array) -> None:
+    def assemble(self, form: Packed | None, out: Array) -> None:
         """Assemble a linear form on the state's space into values, constrained dofs too."""
         if form is None:
             out[:] = 0.0
             return
         b = self._vector
         b.array[:] = 0.0
-        fem.assemble_vector(b.array, form)
+        form.add_to(b.array)
         if self.problem.comm.size > 1:
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.problem.n_owned]
@@ -268,6 +269,7 @@ class FEMLinearised(Linearised):
             function.x.scatter_forward()
         for name, constant in self.symbols.number_directions.items():
             constant.value[...] = delta.get(name, 0.0)
+        self.problem.version += 1
 
     # -- terms -----------------------------------------------------------------------------------------------
 
@@ -279,7 +281,7 @@ class FEMLinearised(Linearised):
             self._functionals[term] = _Functional(self, form)
         return self._functionals[term]
 
-    def _tangent_form(self, term: Term) -> fem.Form | None:
+    def _tangent_form(self, term: Term) -> Packed | None:
         if term not in self._tangents:
             form, symbols = self.problem.residual(term), self.symbols
             if form is not None:
@@ -452,9 +454,9 @@ class _NodalPart:
         problem = self._owner.problem
         problem.set_time(t)
         values = np.asarray(expression.eval(problem.mesh, self._cells.astype(np.int32)))
-        arguments = expression.ufl_expression.ufl_shape
-        size = int(np.prod(arguments, dtype=int))
-        values = values.reshape(self._cells.size, self._points.shape[0], size, -1)
+        size = int(np.prod(expression.ufl_expression.ufl_shape, dtype=int))
+        functions = 1 if expression.argument_space is None else values.shape[-1]
+        values = values.reshape(self._cells.size, self._points.shape[0], size, functions)
         return values[self._which, self._place, self._component]
 
     def tangent(self, t: float, out: Array) -> None:

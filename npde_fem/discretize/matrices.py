@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from npde_fem.discretize.packing import Packed
+
 import numpy as np
 import numpy.typing as npt
 from dolfinx import fem
@@ -22,8 +24,8 @@ Array = npt.NDArray[np.float64]
 class Assembler:
     """A compiled bilinear form and the matrix it is assembled into."""
 
-    def __init__(self, comm: MPI.Comm, form: fem.Form) -> None:
-        self.comm, self.form, self._csr = comm, form, fem.create_matrix(form)
+    def __init__(self, comm: MPI.Comm, form: Packed) -> None:
+        self.comm, self._form, self._csr = comm, form, fem.create_matrix(form.form)
 
     def new_matrix(self) -> PETSc.Mat:
         """Return a PETSc matrix whose COO entries are the owned entries of the CSR matrix, in its order."""
@@ -47,7 +49,7 @@ class Assembler:
         """Assemble into a matrix made by :meth:`new_matrix`; rows and columns of ``bcs`` are the identity's."""
         csr = self._csr
         csr.set_value(0.0)
-        fem.assemble_matrix(csr, self.form, list(bcs))
+        self._form.add_to_matrix(csr, bcs)
         if self.comm.size > 1:
             csr.scatter_reverse()
         bs, owned = csr.block_size[0], csr.index_map(0).size_local

@@ -256,7 +256,7 @@ def _slope(e: Any, k: int) -> Expr:
         return e.ufl_operands[1 - k]
     # The rules are UFL's, applied to the operation alone: its operands may be large.
     operands = list(e.ufl_operands)
-    free = [n for n, o in enumerate(operands) if not isinstance(o, classes.Condition | classes.ScalarValue)]
+    free = [n for n, o in enumerate(operands) if not isinstance(o, classes.Condition | classes.ConstantValue)]
     for symbol, n in zip(_symbols(len(operands)), free, strict=False):
         operands[n] = symbol
     slope = partial(e._ufl_expr_reconstruct_(*operands), operands[k])

@@ -42,6 +42,7 @@ class Point:
     y: Array
     loss: float
     gradient: Array | None = None
+    failed: bool = False
 
 
 class Search:
@@ -153,17 +154,19 @@ class Search:
         step = point.y - base.y
         slope, square = self.comm.allreduce(np.array([self.gradient(base.y) @ step, step @ step]))
         drop = abs(slope) or max(1.0, abs(base.loss))
-        point.loss = base.loss + drop
+        point.failed, point.loss = True, base.loss + drop
         point.gradient = 3 * drop / square * step
 
     # -- iterations ------------------------------------------------------------------------------------------
 
     def iteration(self, y: Array) -> bool:
         """Take note of an iterate; return whether to stop."""
+        before, point = self._current, self._point(y)
         gradient = self.gradient(y)
-        point = self._point(y)
-        before, self._current = self._current, point
-        norm = self.variables.norm(self.variables.projected(y, gradient))
+        if point.failed and before is not None and before.gradient is not None:
+            point, gradient = before, before.gradient
+        self._current = point
+        norm = self.variables.norm(self.variables.projected(point.y, gradient))
         count = self._iterations_before + len(self.history)
         self.history.append(Iteration(count, point.loss, norm))
         self._norm_at_start = self._norm_at_start or norm
@@ -171,7 +174,7 @@ class Search:
         if self.log is not None:
             self._write_log(self.history[-1])
         if self.save is not None:
-            self._write_iterate(count, y)
+            self._write_iterate(count, point.y)
         drop = self.history[-4].loss - point.loss if len(self.history) > 3 else 0.0
         self.converged = True
         if norm <= self.gtol * self._norm_at_start:

@@ -99,7 +99,7 @@ class LinearSolver:
         self._is_symmetric = SymmetryTest(self._matrix)
         self._symmetric = False
         self._assembled_for: tuple[float, float] | None = None
-        self._key = (LinearSolver, part, options_now())
+        self._key = (type(self), part, options_now())
         self._direct = False
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")

@@ -61,7 +61,7 @@ class Newton:
         self.assembly_seconds = 0.0
         self.residual_norm = 0.0
         self.direct = False
-        self._key = (Newton, part, stationary, options_now())
+        self._key = (type(self), part, stationary, options_now())
         self._make_snes()
 
     @classmethod

@@ -5,11 +5,15 @@ import warnings
 from pathlib import Path
 
 import npde_fem as npde
+from npde_fem.optimize.functionals import misfit
 from npde_fem.optimize.minimize import minimize
+from npde_fem.optimize.problem import PDEConstrainedProblem
+from npde_fem.optimize.regularisation import H1, L2
 
 import numpy as np
 import pyadjoint
 import ufl
+from dolfinx import fem, mesh
 from mpi4py import MPI
 from pyadjoint import AdjFloat, Block, Control, ReducedFunctional
 from pytest import approx
@@ -107,6 +111,35 @@ def on_grid(comm, n, bounds=(None, None)):
     return quadratic(problem, m, k, *field_of(problem, m)), m, k, problem
 
 
+def identified(comm, kind):
+    """Growth, diffusion and a field of sources of a reaction-diffusion equation from its states, by FD or FEM."""
+    D, r = npde.Parameter("D", 0.1, bounds=(1e-3, None)), npde.Parameter("r", 0.5)
+    m = npde.Parameter("m", 0.5, field=True, bounds=(0, None))
+    equation = npde.NPDE(flux=lambda u, x, t: D * ufl.grad(u), source=lambda u, x, t: r * u * (1 - u) + m)
+    if kind == "fd":
+        problem = npde.FD(equation, npde.Grid(comm, (9, 8), (0, 0), (1, 1)))
+    else:
+        domain = mesh.create_unit_square(comm, 8, 7)
+        problem = npde.FEM(equation, fem.functionspace(domain, ("P", 1)))
+    goal = problem.interpolate(lambda x, t: 0.5 + 0.3 * ufl.sin(3 * x[0]) * x[1])
+    pdeco = PDEConstrainedProblem(
+        problem,
+        lambda s: misfit(s, goal),
+        [D, m, r],
+        [H1(m, 1e-2), L2(m, 1e-2), L2(r, 1e-2, reference=0.4)],
+        u0=lambda x: 0.5 + 0 * x[0],
+        t=(0, 0.2),
+        dt=0.1,
+        progress=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minimum = pdeco.minimize(max_iterations=6)
+    D.value = 0.1
+    product = pdeco.hessian_product({"D": 1.0, "m": 1.0})
+    return minimum, product, comm.allreduce(float(product["m"] @ product["m"]))
+
+
 def fail_on_one_rank(comm):
     """What all ranks say where a start is out of its bounds on one of them."""
     functional, m, k, problem = on_grid(comm, 9)
@@ -143,6 +176,12 @@ if __name__ == "__main__":
             warnings.simplefilter("ignore")
             again = minimize(functional, method, inner=inner, max_iterations=0, resume=file)
         assert again.iterations == minimum.iterations and again.loss == approx(minimum.loss, rel=1e-14)
+    for kind in ("fd", "fem"):
+        minimum, product, square = identified(MPI.COMM_WORLD, kind)
+        results[f"{kind}: history"] = np.array([[h.loss, h.gradient_norm] for h in minimum.history])
+        results[f"{kind}: end"] = np.array(
+            [minimum.values["D"], minimum.values["r"], product["D"], product["r"], square]
+        )
     said = fail_on_one_rank(MPI.COMM_WORLD)
     assert len(set(said)) == 1 and "'m' starts outside of its bounds" in said[0], said
     if MPI.COMM_WORLD.rank == 0:

@@ -21,11 +21,11 @@ class Watched(newton.Newton):
 
     used, rtol = {}, 0.0
 
-    def destroy(self):
+    def give_back(self):
         ksp = self.snes.ksp
         Watched.used = {"ksp": ksp.getType(), "pc": ksp.getPC().getType()}
         Watched.rtol = self.snes.getTolerances()[0]
-        super().destroy()
+        super().give_back()
 
 
 integrate.Newton = steppers.Newton = Watched
