@@ -17,9 +17,20 @@ from mpi4py import MPI  # noqa: F401, I001
 
 from npde_fem import physics
 from npde_fem.comparison import compare
-from npde_fem.discretize import FD, FEM, Grid, GridFunction, Semidiscrete
+from npde_fem.discretize import FD, FEM, Grid, GridFunction, Probe, Semidiscrete
 from npde_fem.equation import NPDE, Dirichlet, Flux, Initial, Parameter, Periodic, Robin, manufactured
-from npde_fem.optimize import integral, misfit, solve
+from npde_fem.optimize import (
+    H1,
+    L2,
+    TV,
+    Minimum,
+    PDEConstrainedProblem,
+    TapedSolution,
+    integral,
+    minimize,
+    misfit,
+    solve,
+)
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
@@ -29,6 +40,7 @@ from npde_fem.solve import (
     SDIRK2,
     Adaptive,
     BackwardEuler,
+    Checkpoints,
     CrankNicolson,
     ForwardEuler,
     Scheme,
@@ -48,12 +60,16 @@ petsc_options()
 __all__ = [
     "FD",
     "FEM",
+    "H1",
     "IMEX",
+    "L2",
     "NPDE",
     "RK4",
     "SDIRK2",
+    "TV",
     "Adaptive",
     "BackwardEuler",
+    "Checkpoints",
     "CrankNicolson",
     "Dirichlet",
     "Flux",
@@ -61,17 +77,22 @@ __all__ = [
     "Grid",
     "GridFunction",
     "Initial",
+    "Minimum",
+    "PDEConstrainedProblem",
     "Parameter",
     "Periodic",
+    "Probe",
     "Robin",
     "Scheme",
     "Semidiscrete",
     "Solution",
     "SolveError",
+    "TapedSolution",
     "Writer",
     "compare",
     "integral",
     "manufactured",
+    "minimize",
     "misfit",
     "petsc_options",
     "physics",

@@ -31,17 +31,25 @@ def run(command, folder, timeout=300):
 
 
 def test_readme_has_code():
-    assert SCRIPTS and COMMANDS
+    assert len(SCRIPTS) == 2 and COMMANDS
     assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
 
 
-@pytest.mark.parametrize("number", range(len(SCRIPTS)))
-def test_script(number, tmp_path):
-    script = tmp_path / "readme.py"
-    script.write_text(SCRIPTS[number])
-    lines = run([sys.executable, str(script)], tmp_path).splitlines()
-    fem, fd = (float(line.split("mass")[1]) for line in lines)
+def output_of(code, folder):
+    script = folder / "readme.py"
+    script.write_text(code)
+    return run([sys.executable, str(script)], folder)
+
+
+def test_both_discretisations(tmp_path):
+    fem, fd = (float(line.split("mass")[1]) for line in output_of(SCRIPTS[0], tmp_path).splitlines())
     assert fem == pytest.approx(fd, rel=2e-3)
+
+
+def test_gradients(tmp_path):
+    estimates = output_of(SCRIPTS[1], tmp_path).splitlines()[1]
+    (d, d_error), (r, r_error) = re.findall(r"= ([\d.]+) \+- ([\d.]+)", estimates)
+    assert abs(float(d) - 0.03) < 2 * float(d_error) and abs(float(r) - 4) < 2 * float(r_error)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])

@@ -7,10 +7,22 @@ growth), for the density ``u`` of tumour cells over its carrying capacity,
 
 with the maps ``WM`` and ``GM`` of white and grey matter of :func:`npde_fem.datasets.brain`. Lengths are millimetres
 of MNI space, times are days. The equation is written once, by :func:`glioma_equation`; :func:`glioma_fd` and
-:func:`glioma_fem` discretise it.
+:func:`glioma_fem` discretise it. :func:`fit_tumour` learns from images where a tumour began, how it
+spreads and how it grows.
 """
 
-from npde_fem.brain.drawing import figure
+from npde_fem.brain.drawing import figure, figure_of_fits
+from npde_fem.brain.learn import (
+    HIDDEN,
+    NOISE,
+    SCAN_DAYS,
+    Fit,
+    Scans,
+    Tumour,
+    fit_tumour,
+    read_scans,
+    synthetic_scans,
+)
 from npde_fem.brain.measure import (
     DAYS,
     DT,
@@ -31,20 +43,30 @@ __all__ = [
     "D_GREY",
     "D_WHITE",
     "DT",
+    "HIDDEN",
+    "NOISE",
     "RATE",
+    "SCAN_DAYS",
     "T1GD",
     "T2",
     "Difference",
+    "Fit",
     "Growth",
     "Sampler",
+    "Scans",
+    "Tumour",
     "anatomy",
     "compare_resolutions",
     "difference",
     "figure",
+    "figure_of_fits",
+    "fit_tumour",
     "glioma_equation",
     "glioma_fd",
     "glioma_fem",
+    "read_scans",
     "seed",
     "simulate",
+    "synthetic_scans",
     "tumour_size",
 ]

@@ -1,4 +1,4 @@
-"""Two runs in one anatomy, drawn."""
+"""Drawings: two runs in one anatomy; images of a tumour and what was learnt from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from npde_fem.brain.learn import Fit, Scans, Tumour
 from npde_fem.brain.measure import T1GD, T2, Difference, Growth, Sampler
 from npde_fem.datasets import Brain
 from npde_fem.discretize import FEM
@@ -14,8 +15,9 @@ from npde_fem.parallel import alike
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
-__all__ = ["figure"]
+__all__ = ["figure", "figure_of_fits"]
 
 Array = npt.NDArray[np.float64]
 
@@ -195,3 +197,122 @@ def _draw(
     whole.suptitle(f"Growth of a glioma in the ICBM152 anatomy, axial slice z = {z:g} mm", fontsize=13)
     save_figure(whole, path)
     plt.close(whole)
+
+
+def figure_of_fits(
+    path: str | os.PathLike[str], tissue: Brain, scans: Scans, fits: Sequence[Fit], comm: MPI.Comm = MPI.COMM_WORLD
+) -> None:
+    """Draw images of a tumour, the fitted densities, the residuals, and the numbers learnt (collective; rank 0 draws).
+
+    Parameters
+    ----------
+    path
+        File to write; its suffix tells the format.
+    tissue
+        The anatomy, for its T1-weighted image.
+    scans
+        The images; of volumes, the slice nearest to the first fit's seed is drawn.
+    fits
+        Tumours learnt from them, one at least.
+    comm
+        Communicator.
+
+    Raises
+    ------
+    ValueError
+        If there is no fit.
+    """
+    if not fits:
+        raise ValueError("fits: none given; at least one is needed")
+    with alike(comm):
+        if comm.rank == 0:
+            _draw_fits(path, tissue, scans, fits)
+
+
+_NUMBERS = ("seed x, mm", "seed y, mm", "seed z, mm")
+_SPREAD_AND_GROWTH = ("D white, mm$^2$/day", "r, 1/day")
+
+
+def _draw_fits(path: str | os.PathLike[str], tissue: Brain, scans: Scans, fits: Sequence[Fit]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    # Images have voxels of their own, so each of the two is sliced on its own grid.
+    index, z = _slice(tissue, fits[0].tumour.seed[2] if tissue.dim == 3 else None)
+    cut: tuple[Any, ...] = ()
+    if tissue.dim == 3:
+        k = int(np.clip(np.rint((z - scans.lower[2]) / scans.spacing[2]), 0, scans.shape[2] - 1))
+        cut = (slice(None), slice(None), k)
+
+    def extent(lower: Array, spacing: Array, shape: Sequence[int]) -> tuple[float, ...]:
+        first, last = lower[:2] - spacing[:2] / 2, lower[:2] + spacing[:2] * (np.array(shape[:2]) - 0.5)
+        return first[0], last[0], first[1], last[1]
+
+    behind: dict[str, Any] = {
+        "origin": "lower",
+        "extent": extent(tissue.lower, tissue.spacing, tissue.mask.shape),
+        "cmap": "gray",
+    }
+    place = {"origin": "lower", "extent": extent(scans.lower, scans.spacing, scans.shape)}
+    columns = 1 + 2 * len(fits)
+    whole = plt.figure(figsize=(3.0 * columns, 3.4 * len(scans.times) + 3.2), layout="constrained")
+    above, below = whole.subfigures(2, 1, height_ratios=(3.4 * len(scans.times), 3.2), squeeze=False)[:, 0]
+    axes = above.subplots(len(scans.times), columns, squeeze=False)
+    for row, day, data in zip(range(len(scans.times)), scans.times, scans.density, strict=True):
+        panels: list[tuple[str, Array, Tumour | None]] = [(f"image, day {day:g}", data, scans.hidden)]
+        residuals: list[tuple[str, Array]] = []
+        for fit in fits:
+            panels.append((fit.method.upper(), fit.density[row], fit.tumour))
+            residuals.append((f"({panels[0][0]} - {panels[-1][0]}) / noise", (data - fit.density[row]) / scans.noise))
+        for axis, (title, values, tumour) in zip(axes[row], panels, strict=False):
+            axis.imshow(tissue.template[index].T, vmin=0, vmax=1.05, **behind)
+            image = scans.image(values)[cut].T
+            image[image < 2 * scans.noise] = np.nan
+            density = axis.imshow(image, cmap="inferno", vmin=0, vmax=1, **place)
+            if tumour is not None:
+                axis.plot(*tumour.seed[:2], "c+", markersize=8)
+            axis.set_title(title, fontsize=10)
+        for axis, (title, values) in zip(axes[row, len(panels) :], residuals, strict=True):
+            residual = axis.imshow(scans.image(values)[cut].T, cmap="RdBu_r", vmin=-4, vmax=4, **place)
+            axis.set_title(title, fontsize=10)
+        for axis in axes[row]:
+            axis.set_axis_off()
+            axis.set(xlim=behind["extent"][:2], ylim=behind["extent"][2:])
+    above.colorbar(density, ax=axes[:, :1].ravel().tolist(), shrink=0.7, location="left", label="density u")
+    above.colorbar(residual, ax=axes[:, -1:].ravel().tolist(), shrink=0.7, label="(image - fit) / noise")
+    _draw_numbers(below, scans, fits)
+    whole.suptitle("A tumour learnt from images; crosses: where it began (hidden, and as found)", fontsize=13)
+    save_figure(whole, path)
+    plt.close(whole)
+
+
+def _draw_numbers(figure: Any, scans: Scans, fits: Sequence[Fit]) -> None:
+    """Draw a table of the numbers learnt, and beside it how far they are from the hidden ones."""
+    hidden = scans.hidden
+    names = (*_NUMBERS[: len(fits[0].tumour.seed)], *_SPREAD_AND_GROWTH)
+    rows = [[] if hidden is None else [f"{v:.4g}" for v in hidden.numbers]]
+    for fit in fits:
+        rows.append([f"{v:.4g} ± {e:.2g}" for v, e in zip(fit.tumour.numbers, fit.errors.numbers, strict=True)])
+    heads = ["hidden", *(f.method.upper() for f in fits)]
+    if hidden is None:
+        rows, heads = rows[1:], heads[1:]
+    panels = figure.subplots(1, 1 if hidden is None else 2, squeeze=False)[0]
+    panels[0].set_axis_off()
+    table = panels[0].table(list(zip(*rows, strict=True)), rowLabels=names, colLabels=heads, loc="center right")
+    table.set_fontsize(10)
+    table.scale(0.78, 1.5)
+    if hidden is None:
+        return
+    axis, places = panels[1], np.arange(len(names))
+    axis.axvspan(-2, 2, color="0.93")
+    axis.axvline(0, color="0.5", lw=1)
+    for k, fit in enumerate(fits):
+        shift = 0.2 * (k - (len(fits) - 1) / 2)
+        deviations = fit.deviations()
+        axis.errorbar(deviations, places + shift, xerr=1.0, fmt="o", capsize=3, label=fit.method.upper())
+    axis.set(yticks=places, yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axis.set_xlabel("(found - hidden) / standard error")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""A tumour's beginning, spread and growth, learnt from images of its density: the inverse problem of :mod:`npde_fem.brain`.
+"""Where a tumour began, how it spreads and how it grows, learnt from images of its density.
 
 With ``u`` as in :func:`~npde_fem.brain.glioma_equation`, ``D_grey`` a fixed share of ``D_white``, and
 
@@ -11,12 +11,10 @@ the seed (one number a dimension), ``D_white`` and the rate ``r`` are those that
 over the images' voxel centres ``x_i`` and times ``t_k``. The gradient comes from the adjoint equation, the standard
 errors from the Hessian of J.
 
-What images can tell. Times count from the seed, and are taken as known. They cannot be learnt from one image: if
-``u(x, t)`` solves the equation with (D, r), then ``u(x, c t)`` with (c D, c r), so that one image tells ``D t`` and
-``r t`` only (the profile of the front tells ``D / r``, its place ``D r t^2``). With the time known, one image determines
-all. Two images tell ``D`` and ``r`` from the change between them; the time since the seed would then be known as well as
-the seed's width and peak are, which is not at all: an older, narrower seed looks the same. Their conventional values
-only tell from when the time counts.
+Times count from the seed, and are taken as known. One image cannot tell them: if ``u(x, t)`` solves the equation with
+(D, r), then ``u(x, c t)`` solves it with (c D, c r), so one image tells ``D t`` and ``r t``, and with the time known
+everything. Two images tell ``D`` and ``r`` by the change between them as well. They could tell the time since the seed
+only as far as the seed's width and peak are known, which are conventions: an older and narrower seed looks the same.
 """
 
 from __future__ import annotations
@@ -57,8 +55,13 @@ SCAN_DAYS = (120.0, 240.0)
 WIDTH, PEAK = 4.0, 0.5
 """The seed's standard deviation in mm and its largest density, those of :func:`npde_fem.brain.seed`."""
 
-WHITE_BOUNDS, RATE_BOUNDS = (1e-3, 100.0), (1e-5, 1.0)
-"""Where ``D_white`` (mm^2/day) and ``r`` (1/day) are looked for."""
+WHITE_BOUNDS, RATE_BOUNDS = (0.01, 10.0), (1e-4, 0.1)
+"""Where ``D_white`` (mm^2/day) and ``r`` (1/day) are looked for. At the largest rate a tumour doubles in a
+week; beyond, the linear systems of long steps are not definite."""
+
+REACH = 20.0
+"""Typical distance in mm that a seed is looked for over. Its coordinates count from so far off the first guess, as an
+optimiser takes the size of a number for that of its changes."""
 
 
 @dataclass(frozen=True)
@@ -203,19 +206,20 @@ class Fit:
 
 
 class _Model(NamedTuple):
-    """A discretised tumour whose numbers are parameters."""
+    """A discretised tumour whose numbers are parameters; the seed's coordinates count from an origin."""
 
     problem: Semidiscrete
     u0: Initial
+    origin: Array
     seed: Parameter
     white: Parameter
     rate: Parameter
 
 
 def _model(comm: MPI.Comm, method: str, tissue: Brain, size: float, tumour: Tumour) -> _Model:
-    """Discretise a tumour (collective). The seed counts from the corner of the anatomy: so its size is typical of it."""
-    corner = tissue.lower
-    place = Parameter("seed", np.array(tumour.seed) - corner)
+    """Discretise a tumour (collective)."""
+    origin = np.array(tumour.seed) - REACH
+    place = Parameter("seed", np.array(tumour.seed) - origin)
     white = Parameter("D_white", tumour.white, bounds=WHITE_BOUNDS)
     rate = Parameter("r", tumour.rate, bounds=RATE_BOUNDS)
     white_map, grey_map = (
@@ -225,7 +229,7 @@ def _model(comm: MPI.Comm, method: str, tissue: Brain, size: float, tumour: Tumo
     equation = physics.glioma(white, white * (D_GREY / D_WHITE), white_map, grey_map, rate)
 
     def begin(x: Any) -> Any:
-        squares = sum((x[a] - corner[a] - place[a]) ** 2 for a in range(tissue.dim))
+        squares = sum((x[a] - origin[a] - place[a]) ** 2 for a in range(tissue.dim))
         return PEAK * ufl.exp(-squares / (2 * WIDTH**2))
 
     problem: Semidiscrete
@@ -233,10 +237,10 @@ def _model(comm: MPI.Comm, method: str, tissue: Brain, size: float, tumour: Tumo
         problem = glioma_fd(comm, tissue, equation)
     else:
         problem = glioma_fem(comm, tissue, size, equation=equation)
-    return _Model(problem, Initial(begin), place, white, rate)
+    return _Model(problem, Initial(begin), origin, place, white, rate)
 
 
-def _checked_times(times: Sequence[float], most: float = np.inf) -> tuple[float, ...]:
+def _checked_times(times: Sequence[float]) -> tuple[float, ...]:
     checked = tuple(float(t) for t in times)
     if not checked or not np.all(np.isfinite(checked)) or checked[0] <= 0 or np.any(np.diff(checked) <= 0):
         raise ValueError(f"times must be positive numbers (days since the seed) that increase, not {list(times)!r}")
@@ -395,7 +399,7 @@ def _read_image(path: Path, tissue: Brain) -> tuple[Array, Array, Array]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}")
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         values = np.asarray(image.dataobj, dtype=np.float64)
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, TypeError) as error:
         raise ValueError(f"{path}: no NIfTI image of numbers: {error}") from None
@@ -493,7 +497,7 @@ def fit_tumour(
         **arguments,
     )
     found = inverse.minimize(
-        bounds={"seed": (np.zeros(tissue.dim), tissue.upper - tissue.lower)}, gtol=1e-5, progress=progress
+        bounds={"seed": (tissue.lower - model.origin, tissue.upper - model.origin)}, gtol=1e-5, progress=progress
     )
     errors = inverse.standard_errors(residuals=None if scans.hidden else data.size)
     probe = Probe(problem, points)
@@ -505,7 +509,7 @@ def fit_tumour(
         method=method,
         scans=scans,
         tumour=Tumour(
-            tuple((tissue.lower + found.values["seed"]).tolist()), found.values["D_white"], found.values["r"]
+            tuple((model.origin + found.values["seed"]).tolist()), found.values["D_white"], found.values["r"]
         ),
         errors=Tumour(tuple(errors["seed"].tolist()), float(errors["D_white"]), float(errors["r"])),
         density=density,

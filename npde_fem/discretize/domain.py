@@ -65,17 +65,7 @@ class Domain:
         ghosted[layout.inner] = self.inside.reshape(*layout.flat_shape, 1)
         layout.halo(1).exchange(ghosted)
         self.mask: npt.NDArray[np.uint8] = ghosted[..., 0].astype(np.uint8)
-        self.volumes: Array = np.where(self.inside, self._cell_volumes().ravel(), 0.0)
-
-    def _cell_volumes(self) -> Array:
-        layout, dim = self.layout, self.layout.dim
-        volumes = np.full(layout.flat_shape, float(np.prod(layout.grid.spacing)))
-        for a in range(dim):
-            if not self.masked and not layout.periodic[a]:
-                position = layout.start[a] + np.arange(layout.local[a])
-                width = np.where((position == 0) | (position == layout.points[a] - 1), 0.5, 1.0)
-                volumes *= width.reshape([-1 if b == dim - 1 - a else 1 for b in range(dim)])
-        return volumes
+        self.volumes: Array = np.where(self.inside, layout.control_volumes(), 0.0)
 
     def points(self, flat: npt.NDArray, x: Array | None = None, normal: Array | None = None) -> Points:
         """Return points by flat index; ``x`` of shape (3, n) stands in for their own coordinates."""

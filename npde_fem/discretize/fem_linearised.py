@@ -476,5 +476,5 @@ class _NodalPart:
                 continue
             bs, dofmap = function.function_space.dofmap.index_map_bs, function.function_space.dofmap.list
             blocks = dofmap[self._cells[self._which]]
-            dofs = (blocks[:, :, None] * bs + np.arange(bs)).reshape(blocks.shape[0], -1)
+            dofs = (blocks[:, :, None] * bs + np.arange(bs)).reshape(blocks.shape[0], bs * blocks.shape[1])
             np.add.at(collector.fields[name].array, dofs, weights[:, None] * self._evaluate(expression, t))

@@ -49,7 +49,7 @@ class Packed:
         for coefficient in form._cpp_object.coefficients:
             dofmap = coefficient.function_space.dofmap
             dofs = dofmap.map().astype(np.int64)[:, :, None] * dofmap.bs + np.arange(dofmap.bs)
-            dofs = dofs.reshape(dofs.shape[0], -1)
+            dofs = dofs.reshape(dofs.shape[0], dofs.shape[1] * dofs.shape[2])
             if coefficient not in at_rest:
                 self._follow(coefficient, dofs, slice(first, first + dofs.shape[1]))
             first += dofs.shape[1]

@@ -119,8 +119,8 @@ def solve(
         Interval (t0, t1); not for a stationary problem.
     dt
         Largest step, or :class:`~npde_fem.Adaptive`. Steps of equal length, at most ``dt``, lead from t0 over every
-        observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken. Gradients take
-        the steps as given.
+        observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken. On the tape
+        adaptive steps are frozen: it takes the same ones for other values.
     scheme
         Time scheme, Crank-Nicolson by default.
     observe
@@ -235,8 +235,11 @@ class SolveBlock(Block):
     def first(self) -> TapedSolution:
         """Solve, and put the block and its outputs on the tape."""
         with stop_annotating():
-            inputs = self._inputs()
-            solution = self._solve(inputs)
+            solution = self._solve(self._inputs())
+            # Played again, the solve is silent: an observer saw it, and a trial that fails is the optimiser's business.
+            self._arguments |= {"observe": solution.times or None, "rescue": None, "progress": False}
+            if isinstance(self._arguments["dt"], integrate.Adaptive):
+                self._arguments["dt"] = integrate.Frozen(solution.steps)
         get_working_tape().add_block(self)
         times = [*solution.times, solution.t]
         states = States(

@@ -1,5 +1,6 @@
-"""Semidiscrete operator -> trajectory."""
+"""Semidiscrete operator -> trajectory, and back."""
 
+from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
@@ -19,6 +20,7 @@ __all__ = [
     "SDIRK2",
     "Adaptive",
     "BackwardEuler",
+    "Checkpoints",
     "CrankNicolson",
     "ForwardEuler",
     "Scheme",

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from tqdm import tqdm
 
-__all__ = ["Adaptive", "Recorder", "Solution", "SolveError", "solve", "spectral_radius"]
+__all__ = ["Adaptive", "Frozen", "Recorder", "Solution", "SolveError", "solve", "spectral_radius"]
 
 _HALVINGS = 6
 
@@ -60,6 +60,24 @@ class Adaptive:
                 raise TypeError(f"Adaptive: {name} must be a number, not {value!r}")
             if not (isfinite(value) and (value > 0 or (name == "smallest" and value == 0))):
                 raise ValueError(f"Adaptive: {name} must be positive and finite, not {value}")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The steps another solve took, to be taken again; pass it as ``dt``.
+
+    Parameters
+    ----------
+    steps
+        ``Solution.steps`` of a solve over the same interval with the same observed times.
+    """
+
+    steps: Sequence[tuple[float, float]]
+
+    def between(self, t: float, stop: float) -> list[tuple[float, float]]:
+        """Return begin and end of the steps that lead from t to ``stop``."""
+        starts = [start for start, _ in self.steps if t <= start < stop]
+        return list(pairwise([*starts, stop]))
 
 
 class Recorder(Protocol):
@@ -152,7 +170,7 @@ def solve(
     problem: Semidiscrete,
     u0: Any = 0.0,
     t: tuple[float, float] | None = None,
-    dt: float | Adaptive | None = None,
+    dt: float | Adaptive | Frozen | None = None,
     scheme: Scheme | None = None,
     observe: Sequence[float] | Callable[[float, Any], None] | tuple | None = None,
     *,
@@ -173,8 +191,8 @@ def solve(
     t
         Interval (t0, t1); not for a stationary problem.
     dt
-        Largest step, or :class:`Adaptive`. Steps of equal length, at most ``dt``, lead from t0 over every observed
-        time to t1; where ``dt`` does not divide a stretch a warning says which step is taken.
+        Largest step, :class:`Adaptive`, or :class:`Frozen`. Steps of equal length, at most ``dt``, lead from t0 over
+        every observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken.
     scheme
         Time scheme, Crank-Nicolson by default.
     observe
@@ -229,7 +247,7 @@ def solve(
         stack.callback(stepper.close)
         stepper.start(t0, values)
         stepper.values(values)
-        if scheme.is_explicit and not isinstance(step, Adaptive):
+        if scheme.is_explicit and isinstance(step, float):
             _check_stability(problem, scheme, t0, values, min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
@@ -252,7 +270,7 @@ class _Run:
         problem: Semidiscrete,
         scheme: Scheme,
         stepper: ExplicitStepper | ImplicitStepper,
-        dt: float | Adaptive,
+        dt: float | Adaptive | Frozen,
         callback: Callable[[float, Any], None] | None,
         rescue: str | os.PathLike | None,
         bar: Any,
@@ -309,11 +327,17 @@ class _Run:
         """Steps there will be if none fails, None if they adapt."""
         if isinstance(self.dt, Adaptive):
             return None
+        if isinstance(self.dt, Frozen):
+            return len(self.dt.steps)
         return sum(_count(a, b, self.dt) for a, b in pairwise([t, *stops]) if b > a)
 
     def _stretch(self, t: float, stop: float) -> None:
         if isinstance(self.dt, Adaptive):
             self._adaptive_stretch(t, stop, self.dt)
+            return
+        if isinstance(self.dt, Frozen):
+            for begin, end in self.dt.between(t, stop):
+                self._advance(begin, end, 0)
             return
         count = _count(t, stop, self.dt)
         h = (stop - t) / count
@@ -450,7 +474,9 @@ def _interval(t: Any) -> tuple[float, float]:
     return t0, t1
 
 
-def _step(dt: Any, t0: float, t1: float, scheme: Scheme) -> float | Adaptive:
+def _step(dt: Any, t0: float, t1: float, scheme: Scheme) -> float | Adaptive | Frozen:
+    if isinstance(dt, Frozen):
+        return dt
     if isinstance(dt, Adaptive):
         if not scheme.error:
             raise ValueError(f"dt: scheme {scheme.name} has no error estimate; adaptive steps need SDIRK2")
