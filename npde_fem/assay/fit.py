@@ -12,6 +12,7 @@ from npde_fem.datasets import ScratchAssay
 from npde_fem.discretize import FD, FEM, Grid, Probe, Semidiscrete
 from npde_fem.equation import Parameter
 from npde_fem.optimize import Minimum, PDEConstrainedProblem, misfit, solve
+from npde_fem.parallel import warn_once
 from npde_fem.solve import CrankNicolson
 
 import dolfinx
@@ -250,10 +251,10 @@ def fit(
         rescue=None,
         progress=False,
     )
-    scales = _flat(free)
+    first = _flat(free)
     minimum = constrained.minimize("tao-bnls", gtol=1e-7, progress=progress)
-    bound = _at_bound(free, scales)
-    covariance = _covariance(constrained, free, bound, minimum.loss, wells.size)
+    bound = _at_bound(free, first)
+    covariance = _covariance(constrained, free, bound, 2 * minimum.loss / (wells.size - numbers))
     solution = solve(
         problem,
         start,
@@ -291,7 +292,9 @@ def _fitted_times(assay: ScratchAssay, hold_out: float | None) -> npt.NDArray[np
         fitted = later & (assay.times != hold_out)
         if hold_out not in assay.times[later]:
             times = ", ".join(f"{t:g}" for t in assay.times[later])
-            raise ValueError(f"hold_out: {hold_out:g} h given; times after the first one in the data: {times or 'none'}")
+            raise ValueError(
+                f"hold_out: {hold_out:g} h given; times after the first one in the data: {times or 'none'}"
+            )
     if not fitted.any():
         raise ValueError("assay: no time is left to fit; at least one after the first is needed, beside one held out")
     return fitted
@@ -317,24 +320,48 @@ def _flat(parameters: list[Parameter]) -> Array:
     return np.concatenate([np.ravel(p.value) for p in parameters])
 
 
-def _at_bound(parameters: list[Parameter], scales: Array) -> npt.NDArray[np.bool_]:
+def _at_bound(parameters: list[Parameter], first: Array) -> npt.NDArray[np.bool_]:
     """Which numbers lie on a bound, seen at the scale of their first values."""
-    ends = [np.repeat([[-np.inf if b is None else b] for b in p.bounds], np.size(p.value), axis=1) for p in parameters]
-    lower = np.concatenate([e[0] for e in ends])
-    upper = np.concatenate([np.where(np.isinf(e[1]), np.inf, e[1]) for e in ends])
-    values, near = _flat(parameters), 1e-6 * np.abs(scales)
-    return (values <= lower + near) | (values >= upper - near)
+
+    def ends(which: int, none: float) -> Array:
+        return np.concatenate(
+            [np.full(np.size(p.value), none if p.bounds[which] is None else p.bounds[which]) for p in parameters]
+        )
+
+    values, near = _flat(parameters), 1e-6 * np.abs(first)
+    return (values <= ends(0, -np.inf) + near) | (values >= ends(1, np.inf) - near)
 
 
 def _covariance(
     constrained: PDEConstrainedProblem,
     free: list[Parameter],
     bound: npt.NDArray[np.bool_],
-    loss: float,
-    residuals: int,
+    variance: float,
 ) -> Array:
+    """``variance H^-1`` among the numbers off their bounds, and zero for the others."""
+    cuts = np.cumsum([np.size(p.value) for p in free])[:-1]
     inside = np.flatnonzero(~bound)
-    return np.zeros((bound.size, bound.size))
+    rows = []
+    for i in inside:
+        unit = np.zeros(bound.size)
+        unit[i] = 1.0
+        parts = zip(free, np.split(unit, cuts), strict=True)
+        product = constrained.hessian_product({p.name: v.reshape(p.ufl_shape) for p, v in parts})
+        rows.append(np.concatenate([product[p.name].ravel() for p in free])[inside])
+    result = np.zeros((bound.size, bound.size))
+    if inside.size:
+        hessian = np.array(rows)
+        # Parameters differ by orders of magnitude, so definiteness is that of the Hessian with unit diagonal.
+        size = np.sqrt(np.abs(np.diag(hessian))) + np.finfo(float).tiny
+        scaled = (hessian + hessian.T) / (2 * np.outer(size, size))
+        if np.linalg.eigvalsh(scaled)[0] > 1e-10:
+            inverse = np.linalg.inv(scaled) / np.outer(size, size)
+        else:
+            text = "fit: the data do not determine the parameters (the Hessian is not positive definite)"
+            warn_once(constrained.problem.comm, text, UserWarning)
+            inverse = np.full_like(scaled, np.nan)
+        result[np.ix_(inside, inside)] = variance * inverse
+    return result
 
 
 def _estimates(

@@ -95,7 +95,10 @@ def _general(highest: float) -> Model:
 MODELS: dict[str, tuple[str, Callable[[float], Model]]] = {
     "fisher": ("D(u) = D, f(u) = r u (1 - u/K)", _fisher),
     "porous-fisher": ("D(u) = D u/K, f(u) = r u (1 - u/K)", _porous_fisher),
-    "general": ("D(u) = D0 + D1 (2 s - s^2) + D2 s^2, f(u) = u (r0 (1-s)^2 + 2 r1 s (1-s) + r2 s^2), s = u/u_max", _general),
+    "general": (
+        "D(u) = D0 + D1 (2 s - s^2) + D2 s^2, f(u) = u (r0 (1-s)^2 + 2 r1 s (1-s) + r2 s^2), s = u/u_max",
+        _general,
+    ),
 }
 """The laws by name, each with its formula and what makes it for a largest measured density ``u_max``.
 

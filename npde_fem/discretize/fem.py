@@ -677,12 +677,12 @@ class FEM(Semidiscrete):
         domain = self.mesh.ufl_domain()
         return self._bind("function", BoundaryCondition().write(function, self.components, domain, self._x, self._t))
 
-    def write_integral(self, function: Callable) -> ufl.Form:
-        """Write the integral of a scalar UFL callable ``(u, x, t)`` over the mesh, its parameters bound."""
+    def write_integral(self, function: Callable) -> ufl.Form | None:
+        """Write the integral of a scalar UFL callable ``(u, x, t)``, its parameters bound; None if it vanishes."""
         domain = self.mesh.ufl_domain()
         integrand = BoundaryCondition().write(function, 1, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
-        return _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
+        return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
 
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         points = self.space.element.interpolation_points

@@ -337,10 +337,10 @@ class FEMLinearised(Linearised):
 class FEMIntegral(Integral):
     """An integral over the mesh."""
 
-    def __init__(self, owner: FEMLinearised, form: ufl.Form) -> None:
+    def __init__(self, owner: FEMLinearised, form: ufl.Form | None) -> None:
         self._weight = fem.Constant(owner.problem.mesh, 1.0)
         self._plain = _Functional(owner, form)
-        self._weighted = _Functional(owner, self._weight * form)
+        self._weighted = _Functional(owner, None if form is None else self._weight * form)
 
     def value(self) -> float:
         return self._plain.value()

@@ -95,6 +95,12 @@ class Semidiscrete(ABC):
         G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
         """
 
+    def riesz(self, parameter: Parameter, values: Array, kind: Literal["L2", "H1"]) -> Array:
+        """Return the values of a field whose inner product with any other is the l2 product of ``values`` with it."""
+        from npde_fem.discretize.inner import riesz  # which knows the discretisations, and they this module
+
+        return riesz(self, parameter, values, kind)
+
     @abstractmethod
     def initial(self, u0: Any) -> Array:
         """Return the values of initial data: a number, one number a component, a callable, an array or a function.

@@ -17,16 +17,21 @@ import numpy as np
 from mpi4py import MPI
 from pyadjoint import AdjFloat
 
-__all__ = ["as_adjoint", "as_array", "holding", "same_on_all_ranks"]
+__all__ = ["as_adjoint", "as_array", "holding", "is_function", "same_on_all_ranks", "with_values"]
 
 
 def as_array(thing: Any) -> Array:
     """Return the values of an overloaded object, a checkpoint, or an adjoint of one, on this rank (owned dofs)."""
     if isinstance(thing, Taped):
         return thing._ad_values()
-    if hasattr(thing, "x"):
+    if is_function(thing):
         return np.array(thing.x.array[: thing.x.index_map.size_local * thing.x.block_size])
     return np.array(thing, dtype=np.float64)
+
+
+def is_function(thing: Any) -> bool:
+    """Whether this is a function of DOLFINx, or a vector of dolfinx_adjoint, which stands for one."""
+    return hasattr(thing, "function_space") and hasattr(thing, "x")
 
 
 def as_adjoint(output: Any, values: Array) -> Any:
@@ -39,11 +44,11 @@ def as_adjoint(output: Any, values: Array) -> Any:
 
 
 def with_values(like: Any, values: Array) -> Any:
-    """Return an overloaded object of the same kind with other values."""
+    """Return an overloaded object of the same kind with other values, those that this rank owns."""
     if isinstance(like, Taped):
-        return like._ad_like(values)
+        return like._ad_like(values.reshape(like._ad_shape()))
     if isinstance(like, AdjFloat):
-        return AdjFloat(values)
+        return AdjFloat(values.item())
     made = like._ad_new_like()
     made.x.array[: values.size] = values
     made.x.scatter_forward()

@@ -18,7 +18,7 @@ from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.inner import inner_product, lumped_mass, lumped_mass_on, riesz_solver
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.equation import Parameter
-from npde_fem.optimize.values import as_array, with_values
+from npde_fem.optimize.values import as_array, is_function, with_values
 from npde_fem.parallel import alike
 from npde_fem.taped import Taped
 
@@ -38,26 +38,14 @@ def name_of(control: OverloadedType, index: int) -> str:
     return str(getattr(control, "name", f"control {index}"))
 
 
-def _is_function(thing: Any) -> bool:
-    """Whether this is a function of DOLFINx; its module is not imported for that."""
-    return hasattr(thing, "function_space") and hasattr(thing, "x")
-
-
 def is_spread(control: OverloadedType) -> bool:
     """Whether every rank holds values of its own."""
-    return control._ad_spread if isinstance(control, Taped) else _is_function(control)
+    return control._ad_spread if isinstance(control, Taped) else is_function(control)
 
 
 def values_of(thing: Any) -> Array:
     """Return a copy of the flat values that this rank owns of a control, or of a derivative by one."""
     return as_array(thing).ravel()
-
-
-def with_flat(control: OverloadedType, values: Array) -> OverloadedType:
-    """Return a control value like ``control``, with the flat values that this rank owns."""
-    if isinstance(control, Taped):
-        values = values.reshape(control._ad_shape())
-    return with_values(control, values if is_spread(control) or isinstance(control, Taped) else values[0])
 
 
 def _fill(function: Any, values: Array) -> None:
@@ -155,7 +143,7 @@ class Variables:
         first = 0
         for name, control in zip(names, controls, strict=True):
             thing = control.control
-            if not isinstance(thing, Taped | AdjFloat) and not _is_function(thing):
+            if not isinstance(thing, Taped | AdjFloat) and not is_function(thing):
                 raise TypeError(
                     f"control {name!r} is a {type(thing).__name__}; a Parameter, GridFunction, AdjFloat or function of "
                     "dolfinx_adjoint allowed"
@@ -245,7 +233,7 @@ class Variables:
 
     def to_controls(self, y: Array) -> list[OverloadedType]:
         """Return the value of every control, as a reduced functional takes them."""
-        return [with_flat(s.control, v) for s, v in zip(self._slots, self.physical(y), strict=True)]
+        return [with_values(s.control, v) for s, v in zip(self._slots, self.physical(y), strict=True)]
 
     def direction(self, v: Array) -> list[OverloadedType]:
         """Return a direction of every control."""
@@ -253,7 +241,7 @@ class Variables:
         for s in self._slots:
             values = v[s.place] * s.scale
             values = values if is_spread(s.control) else self.comm.bcast(values, root=0)
-            result.append(with_flat(s.control, values))
+            result.append(with_values(s.control, values))
         return result
 
     def derivative(self, derivatives: Sequence[Any]) -> Array:
@@ -268,7 +256,7 @@ class Variables:
             if isinstance(s.control, Taped):
                 s.control._ad_assign(values.reshape(s.control._ad_shape()))
                 s.control.leave_tape(values)
-            elif _is_function(s.control):
+            elif is_function(s.control):
                 _fill(s.control, values)
 
     def named(self, y: Array) -> dict[str, Any]:
