@@ -1,4 +1,4 @@
-"""The command line: ``npde compare``, ``npde solve``, ``npde info``. All of it runs under ``mpirun`` too."""
+"""The command line: ``npde compare``, ``npde solve``, ``npde learn``, ``npde info``. All of it runs under ``mpirun`` too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem
-from npde_fem import SolveError, brain, cases, comparison
+from npde_fem import SolveError, assay, brain, cases, comparison
+from npde_fem.datasets import SCRATCH_ASSAY_SHA256, ScratchAssay, read_scratch_assay, scratch_assay
 from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
 from npde_fem.options import petsc_options
@@ -41,6 +42,7 @@ examples
   npde solve fisher-kpp --output front.png               solve a ready-made problem, look at it
   npde solve gray-scott --method fd --cells 128 --output spots.bp
   npde compare fisher-kpp --cells 16 32 64 --plot orders.png
+  npde learn scratch-assay --model all --plot fits.png    fit models of cell migration to measurements
   mpirun -n 4 npde solve glioma --dim 3 --method fd --output tumour.bp
 
 Options of PETSc take the prefix npde_, for instance  -npde_ksp_type gmres -npde_pc_type gamg -npde_snes_monitor
@@ -155,8 +157,48 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--frames", type=_positive(int), default=5, metavar="N", help="times to write (default 5)")
     s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help="file to write: .bp, .xdmf or .png")
 
+    learned = commands.add_parser(
+        "learn",
+        help="estimate an equation's parameters from data, with standard errors",
+        description="Estimate the parameters of an equation from data by exact gradients, with standard errors.",
+    )
+    tasks = learned.add_subparsers(dest="task", required=True, metavar="TASK")
+    _add_scratch_assay(tasks)
+
     commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
     return parser
+
+
+def _add_scratch_assay(tasks: Any) -> None:
+    c = tasks.add_parser(
+        "scratch-assay",
+        help="cells that close a wound: diffusion, growth, capacity, or the whole laws D(u) and f(u)",
+        description="Fit u_t = (D(u) u_x)_x + f(u) to all wells, strips and times after the first of a scratch assay,\n"
+        "for each data set; print estimates with standard errors, and compare models.",
+        epilog="models\n"
+        + "\n".join(f"  {name:<15}{formula}" for name, (formula, _) in assay.MODELS.items())
+        + "\n\nJSON is one object for one fit, and a list of such objects for several.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [*assay.MODELS, "all"]
+    c.add_argument("--model", type=_one_of(names, "model"), default="porous-fisher", help=f"{', '.join(names)}")
+    c.add_argument("--method", choices=assay.METHODS, default="fem", help="discretisation (default fem)")
+    c.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FILE",
+        help="CSV files with columns Time (h), Position (um), Dens1, Dens2, Dens3, AvgDens (cells/um^2), or the folder of "
+        "the published files (default: these, downloaded once)",
+    )
+    c.add_argument(
+        "--density", type=int, nargs="+", choices=list(SCRATCH_ASSAY_SHA256), help="which of the published (all)"
+    )
+    c.add_argument("--hold-out", type=_positive(float), metavar="H", help="a time in h to leave out and predict")
+    c.add_argument("--capacity", type=_positive(float), metavar="K", help="fix K, cells/um^2 (default: fitted)")
+    c.add_argument("--cells", type=_positive(int), default=2, metavar="N", help="cells a strip of 50 um (default 2)")
+    c.add_argument("--dt", type=_positive(float), default=1.0, help="time step in h (default 1)")
+    c.add_argument("--json", type=_file(), metavar="FILE", help="write estimates and criteria")
+    c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw fits, data, D(u) and f(u)")
 
 
 _GLIOMA = "growth of a tumour in brain anatomy: on voxels (FD), on a mesh of their outline (FEM)"
@@ -309,6 +351,58 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         say(comm, f"written: {arguments.output}")
 
 
+def _scratch_assays(arguments: argparse.Namespace, comm: MPI.Comm) -> list[ScratchAssay]:
+    """Read the data sets asked for."""
+    given = [Path(name) for name in arguments.data or ()]
+    folders = [path for path in given if path.is_dir()]
+    if given and not folders:
+        if arguments.density:
+            raise ValueError("--density: for the published data only, not for files of one's own")
+        found = [re.fullmatch(r"CellDensity_(\d+)", path.stem) for path in given]
+        return [
+            read_scratch_assay(path, int(match[1]) if match else None, comm)
+            for path, match in zip(given, found, strict=True)
+        ]
+    if len(given) > 1:
+        raise ValueError(f"--data: one folder or files allowed, {', '.join(arguments.data)} given")
+    densities = arguments.density or list(SCRATCH_ASSAY_SHA256)
+    return [scratch_assay(density, folders[0] if folders else None, comm) for density in dict.fromkeys(densities)]
+
+
+def _learn_scratch_assay(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    models = list(assay.MODELS) if arguments.model == "all" else [arguments.model]
+    data = _scratch_assays(arguments, comm)
+    say(comm, assay.heading())
+    fits = []
+    for measured in data:
+        for model in models:
+            # All models are compared, also those without a capacity.
+            capacity = None if arguments.model == "all" and model == "general" else arguments.capacity
+            fits.append(
+                assay.fit(
+                    measured,
+                    model,
+                    arguments.method,
+                    hold_out=arguments.hold_out,
+                    capacity=capacity,
+                    cells=arguments.cells,
+                    dt=arguments.dt,
+                    comm=comm,
+                )
+            )
+            say(comm, assay.row(fits[-1]))
+    if len(models) > 1:
+        say(comm, "\n" + assay.selection(fits))
+    if arguments.json:
+        assay.write_json(fits, arguments.json, comm)
+    if arguments.plot:
+        assay.figure(arguments.plot, fits, comm)
+
+
+_LEARN = {"scratch-assay": _learn_scratch_assay}
+"""What learns each task; its arguments are added beside those of the others in :func:`_parser`."""
+
+
 def _info(comm: MPI.Comm) -> None:
     def installed(name: str) -> str:
         try:
@@ -360,6 +454,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _info(comm)
         elif arguments.command == "compare":
             (_compare_glioma if arguments.equation == "glioma" else _compare)(arguments, comm)
+        elif arguments.command == "learn":
+            _LEARN[arguments.task](arguments, comm)
         else:
             (_solve_glioma if arguments.equation == "glioma" else _solve)(arguments, comm)
     except (ValueError, TypeError, KeyError, OSError, ImportError, SolveError, RuntimeError) as error:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Self
 
 from npde_fem.discretize.semidiscrete import Array, Part, Term
 from npde_fem.solve.schemes import Stage
+from npde_fem.solve.steppers import combine
 from npde_fem.solve.tangent import StageSolver
 
 import numpy as np
@@ -75,7 +76,8 @@ class Sweep:
         self._adjoint, self._older = np.zeros((count, orders, n)), np.zeros((count, orders, n))
         self._later, self._later_mass = np.zeros((orders, n)), np.zeros((orders, n))
         self._later_weights = (0.0, 0.0)
-        self._work, self._right, self._weighted = np.zeros(n), np.zeros(n), np.zeros((orders, n))
+        self._work, self._right = np.zeros(n), np.zeros(n)
+        self._weighted, self._mu = np.zeros((orders, n)), np.zeros((orders, n))
         self._steps_back = 0
         of.lin.clear()
         start = np.zeros((orders, n))
@@ -224,7 +226,7 @@ class Sweep:
         """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
         nodal = self._of.lin.prescribed
         assert nodal is not None
-        mu = source - self._later_mass
+        mu = np.subtract(source, self._later_mass, out=self._mu)
         if w:
             self._pull(self._of.implicit_part, adjoint, w, mu)
         nodal.collect(t, mu[-1])
@@ -233,7 +235,8 @@ class Sweep:
 
     def _collect_mass(self, t: float, stage: Stage, stages: Array, adjoint: Array) -> None:
         """Collect the sensitivities of the damping, by M_theta (U_i - sum_j a_ij U_j)."""
-        self._of.place(t, *(np.tensordot(stage.increment, part, 1) for part in stages))
+        sums = zip(stages, self._mu, strict=True)
+        self._of.place(t, *(combine(stage.increment, part, out, self._work) for part, out in sums))
         np.negative(adjoint, out=self._weighted)
         self._collect("mass", self._weighted)
 

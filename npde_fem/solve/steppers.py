@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -12,7 +13,7 @@ from npde_fem.solve.schemes import Scheme
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "make_stepper"]
+__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "combine", "make_stepper"]
 
 
 class Stepper(Protocol):
@@ -46,11 +47,14 @@ class Stepper(Protocol):
         """Weighted root-mean-square norm of the last step's error estimate, 1 at the tolerance."""
 
 
-def _combine(weights: tuple[float, ...], states: list[Array], out: Array, work: Array) -> Array:
+def combine(weights: Sequence[float], states: Sequence[Array], out: Array, work: Array) -> Array:
     """Return the weighted sum of states: one of them if its weight is all, else ``out``."""
     used = [(w, s) for w, s in zip(weights, states, strict=False) if w]
     if len(used) == 1 and used[0][0] == 1.0:
         return used[0][1]
+    if not used:
+        out[:] = 0.0
+        return out
     np.multiply(used[0][1], used[0][0], out=out)
     for weight, state in used[1:]:
         np.multiply(state, weight, out=work)
@@ -77,7 +81,7 @@ class ExplicitStepper:
         begun, before, good = time.perf_counter(), t, True
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
-            base = _combine(stage.combine, self._states, self._base, self._work)
+            base = combine(stage.combine, self._states, self._base, self._work)
             good &= self.problem.advance(before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1])
             before = now
         self.assembly_seconds += time.perf_counter() - begun
@@ -161,7 +165,7 @@ class ImplicitStepper:
         self._last_dt = dt
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
-            base = _combine(stage.combine, self._u, self._base, self._work)
+            base = combine(stage.combine, self._u, self._base, self._work)
             problem.mass_times(base, self._b)
             if stage.explicit:
                 problem.load(self._u[i], self._state)

@@ -18,7 +18,7 @@ from npde_fem.discretize.semidiscrete import Array
 from npde_fem.solve.history import Everything, March
 from npde_fem.solve.integrate import SolveError
 from npde_fem.solve.krylov import LinearSolver
-from npde_fem.solve.steppers import Stepper, make_stepper
+from npde_fem.solve.steppers import Stepper, combine, make_stepper
 
 import numpy as np
 
@@ -70,8 +70,7 @@ class Tangent(March):
         self._solver = StageSolver(trajectory)
         self._stack.callback(self._solver.close)
         n = trajectory.problem.n_owned
-        self._v, self._right, self._work, self._fixed = (np.zeros(n) for _ in range(4))
-        self._still = np.zeros(n)
+        self._v, self._right, self._work, self._fixed, self._sum, self._still = (np.zeros(n) for _ in range(6))
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +110,7 @@ class Tangent(March):
         before = t
         for i, stage in enumerate(of.scheme.stages):
             now = t + stage.at * dt
-            problem.mass_times(np.tensordot(stage.combine[: i + 1], v[: i + 1], 1), right)
+            problem.mass_times(combine(stage.combine, v, self._sum, work), right)
             if stage.explicit or stage.lagged:
                 of.place(before, u[i], v[i])
                 for weight, part in ((stage.explicit, of.explicit_part), (stage.lagged, of.implicit_part)):
@@ -131,7 +130,7 @@ class Tangent(March):
                 problem.mass_times(fixed, work)
                 right -= work
             if lin.with_damping:
-                of.place(now, np.tensordot(stage.increment, u[: i + 2], 1), self._still)
+                of.place(now, combine(stage.increment, u, self._sum, work), self._still)
                 lin.tangent("mass", work)
                 right -= work
             right[problem.constrained] = 0.0

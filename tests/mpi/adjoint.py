@@ -17,7 +17,7 @@ from mpi4py import MPI
 from pyadjoint import Control, ReducedFunctional
 
 COMM = MPI.COMM_WORLD
-END, STEPS = 0.4, 8
+END, STEPS = 0.3, 6
 POINTS = np.array([[0.21, 0.33], [0.5, 0.5], [0.77, 0.12], [0.4, 0.9]])
 KINDS = ("fem", "fd")
 SCHEMES = ("forward-euler", "rk4", "backward-euler", "crank-nicolson", "sdirk2", "imex", "stationary")
@@ -170,21 +170,23 @@ class Experiment:
             total += COMM.allreduce(product) if self.is_spread(name) else product
         return total
 
-    def taylor(self, directions, step=0.25):
-        """Rates at which the first and the second remainder fall, along each of several directions.
-
-        A second remainder of rounding errors only has the rate infinity.
-        """
-        value, slopes = self.value({}, 0.0), self.derivative()
+    def taylor(self, directions):
+        """Rates at which the first and the second remainder fall, along each of several directions."""
+        slopes = self.derivative()
         products = [self.hessian(d) for d in directions]
-        rates, steps = [], np.array([step, step / 2])
-        for d, product in zip(directions, products, strict=True):
-            first = np.array([self.value(d, e) for e in steps]) - value - steps * self.dot(slopes, d)
-            second = first - 0.5 * steps**2 * self.dot(product, d)
-            exact = np.abs(second).max() < 1e-13 * abs(value)
-            rates.append([float(np.log2(abs(first[0] / first[1]))), np.inf if exact else np.log2(abs(second[0] / second[1]))])
+        return [
+            self.rates(d, self.dot(slopes, d), self.dot(product, d))
+            for d, product in zip(directions, products, strict=True)
+        ]
+
+    def rates(self, direction, slope, curvature, step=0.25):
+        """Rates of the remainders; that of a second one of nothing but rounding errors is infinite."""
+        value, steps = float(self.loss), np.array([step, step / 2])
+        first = np.array([self.value(direction, e) for e in steps]) - value - steps * slope
+        second = first - 0.5 * steps**2 * curvature
         self.value({}, 0.0)
-        return rates
+        falls = [np.log2(abs(r[0] / r[1])) for r in (first, second)]
+        return [falls[0], np.inf if np.abs(second).max() < 1e-13 * abs(value) else falls[1]]
 
 
 def experiment(kind, scheme):
@@ -202,7 +204,7 @@ def measure(one):
     found = {"loss": [float(one.loss)]}
     for label, values in (("gradient", gradient), ("hessian", product)):
         found[label] = [one.dot(values, {n: one.direction(n, k)}) for n in sorted(one.controls) for k in (1, 2)]
-    found["rates"] = one.taylor([along])[0]
+    found["rates"] = one.rates(along, one.dot(gradient, along), one.dot(product, along))
     return found
 
 
