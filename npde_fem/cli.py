@@ -1,4 +1,4 @@
-"""The command line: ``npde compare``, ``npde solve``, ``npde learn``, ``npde info``. All of it runs under ``mpirun`` too."""
+"""The command line: ``npde compare``, ``solve``, ``learn`` and ``info``. All of it runs under ``mpirun`` too."""
 
 from __future__ import annotations
 
@@ -181,14 +181,16 @@ def _add_scratch_assay(tasks: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [*assay.MODELS, "all"]
-    c.add_argument("--model", type=_one_of(names, "model"), default="porous-fisher", help=f"{', '.join(names)}")
+    c.add_argument(
+        "--model", type=_one_of(names, "model"), default="porous-fisher", help=f"{', '.join(names)} (porous-fisher)"
+    )
     c.add_argument("--method", choices=assay.METHODS, default="fem", help="discretisation (default fem)")
     c.add_argument(
         "--data",
         nargs="+",
         metavar="FILE",
-        help="CSV files with columns Time (h), Position (um), Dens1, Dens2, Dens3, AvgDens (cells/um^2), or the folder of "
-        "the published files (default: these, downloaded once)",
+        help="CSV files with columns Time (h), Position (um), Dens1, Dens2, Dens3, AvgDens (cells/um^2), or the folder "
+        "of the published files (default: these, downloaded once)",
     )
     c.add_argument(
         "--density", type=int, nargs="+", choices=list(SCRATCH_ASSAY_SHA256), help="which of the published (all)"

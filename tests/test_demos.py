@@ -51,17 +51,21 @@ def check_picture(path):
 
 
 def test_glioma_demo_is_the_same_on_two_ranks(tmp_path):
-    tables = []
+    tables, learnt = [], []
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         printed = run("glioma.py", "--quick", "--output", folder, ranks=ranks)
         check_picture(folder / "glioma_2d.png")
+        check_picture(folder / "glioma_2d_learnt.png")
         for method in ("fd", "fem"):
             assert (folder / f"glioma_2d_{method}.bp").is_dir()
-        assert sorted(p.name for p in folder.iterdir()) == ["glioma_2d.png", "glioma_2d_fd.bp", "glioma_2d_fem.bp"]
+        names = {"glioma_2d.png", "glioma_2d_learnt.png", "glioma_2d_fd.bp", "glioma_2d_fem.bp"}
+        assert {p.name for p in folder.iterdir()} == names
         tables.append(re.findall(r"^u.*%$", printed, re.MULTILINE))
+        learnt.append([float(v) for v in re.findall(r"([-0-9.]+) \+-", printed)])
     assert len(tables[0]) == 3
     assert tables[0] == tables[1]
+    assert len(learnt[0]) == 8 and learnt[0] == pytest.approx(learnt[1], rel=1e-3)
 
 
 def test_glioma_demo_in_3d(tmp_path):

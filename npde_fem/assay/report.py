@@ -107,7 +107,9 @@ def record(fit: Fit) -> dict[str, Any]:
 
 
 def _without_nan(values: npt.NDArray[np.float64]) -> Any:
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    whole = values.astype(object)
+    whole[np.isnan(values)] = None
+    return whole.tolist()
 
 
 def write_json(fits: Sequence[Fit], path: str | os.PathLike[str], comm: MPI.Comm) -> None:

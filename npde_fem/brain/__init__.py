@@ -22,6 +22,7 @@ from npde_fem.brain.learn import (
     fit_tumour,
     read_scans,
     synthetic_scans,
+    table_of_fits,
 )
 from npde_fem.brain.measure import (
     DAYS,
@@ -68,5 +69,6 @@ __all__ = [
     "seed",
     "simulate",
     "synthetic_scans",
+    "table_of_fits",
     "tumour_size",
 ]

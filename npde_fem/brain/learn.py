@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,18 @@ import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 
-__all__ = ["HIDDEN", "NOISE", "SCAN_DAYS", "Fit", "Scans", "Tumour", "fit_tumour", "read_scans", "synthetic_scans"]
+__all__ = [
+    "HIDDEN",
+    "NOISE",
+    "SCAN_DAYS",
+    "Fit",
+    "Scans",
+    "Tumour",
+    "fit_tumour",
+    "read_scans",
+    "synthetic_scans",
+    "table_of_fits",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -304,7 +315,7 @@ def synthetic_scans(
     """
     times, noise = _checked_times(times), _checked_noise(noise)
     if hidden is None:
-        hidden = Tumour(HIDDEN.seed[: tissue.dim], HIDDEN.white, HIDDEN.rate)
+        hidden = replace(HIDDEN, seed=HIDDEN.seed[: tissue.dim])
     seed(tissue, hidden.seed, WIDTH, PEAK)  # for its look at the place
     if not (np.isfinite(voxel) and voxel > 0):
         raise ValueError(f"voxel must be a positive number (mm), not {voxel!r}")
@@ -496,8 +507,13 @@ def fit_tumour(
         [model.seed, model.white, model.rate],
         **arguments,
     )
+    # Its first step is no longer than the numbers' typical sizes. TAO's is, as the noise has a share in the loss, and
+    # leads to tumours that cannot be computed.
     found = inverse.minimize(
-        bounds={"seed": (tissue.lower - model.origin, tissue.upper - model.origin)}, gtol=1e-5, progress=progress
+        "scipy-lbfgsb",
+        bounds={"seed": (tissue.lower - model.origin, tissue.upper - model.origin)},
+        gtol=1e-5,
+        progress=progress,
     )
     errors = inverse.standard_errors(residuals=None if scans.hidden else data.size)
     probe = Probe(problem, points)
@@ -519,3 +535,22 @@ def fit_tumour(
         unknowns=problem.unknowns,
         seconds=time.perf_counter() - begun,
     )
+
+
+def table_of_fits(fits: Sequence[Fit]) -> str:
+    """Return as text what was learnt from the same images, by one method or several, with standard errors."""
+    hidden = fits[0].scans.hidden
+    names = [f"seed {axis}, mm" for axis in "xyz"[: len(fits[0].tumour.seed)]] + ["D_white, mm^2/day", "r, 1/day"]
+    head = f"{'':<19}" + ("" if hidden is None else f"{'hidden':>9}")
+    lines = [head + "".join(f"{fit.method.upper():>13}{'':<11}" for fit in fits).rstrip()]
+    for k, name in enumerate(names):
+        line = f"{name:<19}" + ("" if hidden is None else f"{hidden.numbers[k]:9g}")
+        line += "".join(f"{f.tumour.numbers[k]:13.4g} +- {f.errors.numbers[k]:<7.2g}" for f in fits)
+        lines.append(line.rstrip())
+    for f in fits:
+        values = int(np.isfinite(f.density).sum())
+        lines.append(
+            f"{f.method.upper()}: {f.unknowns} unknowns, {f.iterations} iterations in {f.seconds:.1f} s; residual "
+            f"{f.residual:.4f} over {values} values, noise {f.scans.noise:g}"
+        )
+    return "\n".join(lines)

@@ -9,14 +9,15 @@ other values it solves again; asked for derivatives it sweeps through the solve 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import Initial, Parameter
-from npde_fem.optimize.values import as_adjoint, as_array, holding, same_on_all_ranks, with_values
+from npde_fem.optimize.operation import Operation
+from npde_fem.optimize.values import as_adjoint, as_array, holding, with_values
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.schemes import Scheme
@@ -25,7 +26,7 @@ from npde_fem.taped import Taped
 
 import numpy as np
 from mpi4py import MPI
-from pyadjoint import AdjFloat, Block, Tape, annotate_tape, get_working_tape, set_working_tape
+from pyadjoint import AdjFloat, Tape, annotate_tape, get_working_tape, set_working_tape
 from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import stop_annotating
 
@@ -169,8 +170,12 @@ def solve(
             return _plain(problem, u0, integrals, arguments)
     if get_working_tape() is None:
         set_working_tape(Tape())
-    block = SolveBlock(problem, u0, arguments, given, integrals, checkpoints)
-    return block.first()
+    return SolveOperation(problem, u0, arguments, given, integrals, checkpoints).first()
+
+
+def rows_of(solution: integrate.Solution) -> Array:
+    """Return the observed states and the final one, shape (times + 1, n_owned)."""
+    return np.vstack([solution.states.reshape(-1, solution.problem.n_owned), solution.values])
 
 
 def _plain(
@@ -203,7 +208,7 @@ def _given(problem: Semidiscrete, u0: Any, parameters: Mapping[Parameter, Any]) 
     return found
 
 
-class SolveBlock(Block):
+class SolveOperation(Operation):
     """One solve on the tape."""
 
     def __init__(
@@ -219,7 +224,7 @@ class SolveBlock(Block):
         self._problem, self._arguments, self._u0 = problem, arguments, u0
         self._fixed = {name: value for name, value in given.items() if not isinstance(value, OverloadedType)}
         self._trajectory = Trajectory(problem, u0 if isinstance(u0, Initial) else None, integrals, checkpoints)
-        self._names: list[str | None] = []
+        self._names: list[str | None] = []  # of the parameters among the inputs; the initial state has none
         for name, parameter in problem.parameters.items():
             if name in self._fixed:
                 continue
@@ -233,18 +238,15 @@ class SolveBlock(Block):
         self._solved_for: list[Array] | None = None
 
     def first(self) -> TapedSolution:
-        """Solve, and put the block and its outputs on the tape."""
+        """Solve, and put the operation and its outputs on the tape."""
         with stop_annotating():
-            solution = self._solve(self._inputs())
-            # Played again, the solve is silent: an observer saw it, and a trial that fails is the optimiser's business.
-            self._arguments |= {"observe": solution.times or None, "rescue": None, "progress": False}
-            if isinstance(self._arguments["dt"], integrate.Adaptive):
-                self._arguments["dt"] = integrate.Frozen(solution.steps)
+            solution = self._solve(self.values())
+        # Played again, the solve is silent: an observer saw it, and a trial that fails is the optimiser's business.
+        self._arguments |= {"observe": solution.times or None, "rescue": None, "progress": False}
+        if isinstance(self._arguments["dt"], integrate.Adaptive):
+            self._arguments["dt"] = integrate.Frozen(solution.steps)
         get_working_tape().add_block(self)
-        times = [*solution.times, solution.t]
-        states = States(
-            self._problem, np.vstack([solution.states.reshape(-1, self._problem.n_owned), solution.values]), times
-        )
+        states = States(self._problem, rows_of(solution), [*solution.times, solution.t])
         self.add_output(states.create_block_variable())
         numbers = [AdjFloat(value) for value in self._trajectory.integral_values]
         for number in numbers:
@@ -258,10 +260,7 @@ class SolveBlock(Block):
 
     # -- solving ---------------------------------------------------------------------------------------------
 
-    def _inputs(self) -> list[Array]:
-        return [as_array(variable.saved_output) for variable in self.get_dependencies()]
-
-    def _holding(self, inputs: list[Array]) -> Any:
+    def _holding(self, inputs: list[Array]) -> AbstractContextManager[None]:
         values = {name: value for name, value in zip(self._names, inputs, strict=True) if name is not None}
         return holding(self._problem, {**self._fixed, **values})
 
@@ -273,106 +272,65 @@ class SolveBlock(Block):
         self._solved_for = inputs
         return solution
 
-    def _is_solved_for(self, inputs: list[Array]) -> bool:
-        before = self._solved_for
-        same = before is not None and all(np.array_equal(a, b) for a, b in zip(before, inputs, strict=True))
-        return same_on_all_ranks(self._problem.comm, same)
-
     @contextmanager
-    def _at(self, inputs: list[Array]) -> Iterator[Trajectory]:
-        """The trajectory for some inputs, with the parameters at these values."""
-        if not self._is_solved_for(inputs):
+    def _solved(self) -> Iterator[Trajectory]:
+        """The trajectory for the inputs' present values, which the parameters have meanwhile."""
+        inputs, before = self.values(), self._solved_for
+        same = before is not None and all(np.array_equal(a, b) for a, b in zip(before, inputs, strict=True))
+        if not self._problem.comm.allreduce(same, op=MPI.LAND):
             self._solve(inputs)
         with self._holding(inputs):
             yield self._trajectory
 
-    def prepare_recompute_component(self, inputs: list[Any], relevant_outputs: Any) -> list[Any]:
-        solution = self._solve(self._inputs())
-        states = np.vstack([solution.states.reshape(-1, self._problem.n_owned), solution.values])
-        return [states, *(AdjFloat(value) for value in self._trajectory.integral_values)]
-
-    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: list[Any]) -> Any:
-        return prepared[idx]
+    def evaluate(self) -> list[Any]:
+        solution = self._solve(self.values())
+        return [rows_of(solution), *(AdjFloat(value) for value in self._trajectory.integral_values)]
 
     # -- derivatives -----------------------------------------------------------------------------------------
 
-    def _controls(self, wanted: Sequence[int]) -> list[Parameter]:
-        names = [self._names[i] for i in wanted]
+    def _parameters(self, which: Iterable[int]) -> list[Parameter]:
+        names = (self._names[i] for i in sorted(set(which)))
         return [self._problem.parameters[name] for name in names if name is not None]
 
-    def _cotangents(self, values: Sequence[Any]) -> Cotangents:
+    @staticmethod
+    def _cotangents(values: Sequence[Any]) -> Cotangents:
         states, *integrals = values
-        if states is None:
-            return Cotangents(integrals=[0.0 if v is None else float(v) for v in integrals])
-        return Cotangents(states[:-1], states[-1], [0.0 if v is None else float(v) for v in integrals])
+        numbers = [0.0 if v is None else float(v) for v in integrals]
+        return Cotangents(integrals=numbers) if states is None else Cotangents(states[:-1], states[-1], numbers)
 
     def _direction(self) -> tuple[list[int], dict[str, Array], Array | None]:
-        """Which dependencies move, how the parameters among them do, and how the initial state does."""
-        moving, delta, initial = [], {}, None
-        for i, (name, variable) in enumerate(zip(self._names, self.get_dependencies(), strict=True)):
-            if variable.tlm_value is None:
-                continue
-            moving.append(i)
-            if name is None:
-                initial = as_array(variable.tlm_value)
-            else:
-                delta[name] = as_array(variable.tlm_value)
-        return moving, delta, initial
+        """Which inputs move, how the parameters among them do, and how the initial state does."""
+        moves = [(i, move) for i, move in enumerate(self.moves()) if move is not None]
+        delta = {name: move for i, move in moves if (name := self._names[i]) is not None}
+        initial = next((move for i, move in moves if self._names[i] is None), None)
+        return [i for i, _ in moves], delta, initial
 
     def _as_adjoints(self, derivative: Derivative, wanted: Sequence[int]) -> dict[int, Any]:
-        variables = self.get_dependencies()
         found = {}
         for i in wanted:
             name = self._names[i]
             values = derivative.initial if name is None else derivative.parameters[name]
-            found[i] = as_adjoint(variables[i].output, values)
+            found[i] = as_adjoint(self.get_dependencies()[i].output, values)
         return found
 
-    def prepare_evaluate_adj(self, inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any) -> Any:
-        wanted = [i for i, _ in relevant_dependencies]
-        with self._at(self._inputs()) as trajectory:
-            derivative = trajectory.by(self._controls(wanted)).adjoint(self._cotangents(adj_inputs))
+    def adjoint(self, wanted: Sequence[int], by: Sequence[Any]) -> dict[int, Any]:
+        with self._solved() as trajectory:
+            derivative = trajectory.by(self._parameters(wanted)).adjoint(self._cotangents(by))
         return self._as_adjoints(derivative, wanted)
 
-    def evaluate_adj_component(
-        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared[idx]
-
-    def prepare_evaluate_tlm(self, inputs: list[Any], tlm_inputs: list[Any], relevant_outputs: Any) -> list[Any]:
+    def tangent(self) -> list[Any]:
         moving, delta, initial = self._direction()
-        with self._at(self._inputs()) as trajectory:
-            change = trajectory.by(self._controls(moving)).tangent(delta, initial)
+        with self._solved() as trajectory:
+            change = trajectory.by(self._parameters(moving)).tangent(delta, initial)
         states = np.vstack([part for part in (change.states, change.final) if part is not None])
         return [self.get_outputs()[0].output._ad_like(states), *(AdjFloat(v) for v in change.integrals)]
 
-    def evaluate_tlm_component(
-        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared[idx]
-
-    def prepare_evaluate_hessian(
-        self, inputs: list[Any], hessian_inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any
-    ) -> Any:
-        wanted = [i for i, _ in relevant_dependencies]
+    def second(self, wanted: Sequence[int], by: Sequence[Any], change: Sequence[Any]) -> dict[int, Any]:
         moving, delta, initial = self._direction()
-        with self._at(self._inputs()) as trajectory:
-            trajectory.by(self._controls(sorted({*wanted, *moving})))
-            by, change = self._cotangents(adj_inputs), self._cotangents(hessian_inputs)
-            derivative = trajectory.second(by, change, delta, initial)
+        with self._solved() as trajectory:
+            trajectory.by(self._parameters([*wanted, *moving]))
+            derivative = trajectory.second(self._cotangents(by), self._cotangents(change), delta, initial)
         return self._as_adjoints(derivative, wanted)
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list[Any],
-        hessian_inputs: list[Any],
-        adj_inputs: list[Any],
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: Any,
-        prepared: Any = None,
-    ) -> Any:
-        return prepared[idx]
 
 
 def settle(parameter: Parameter, problem: Semidiscrete) -> None:
@@ -388,7 +346,7 @@ def settle(parameter: Parameter, problem: Semidiscrete) -> None:
         )
 
 
-class _ExtractBlock(Block):
+class _Extraction(Operation):
     """One state of a solve as a function."""
 
     def __init__(self, states: States, index: int) -> None:
@@ -399,36 +357,24 @@ class _ExtractBlock(Block):
     def _row(self, values: Array) -> Any:
         return with_values(self.get_outputs()[0].output, values[self._index])
 
-    def _spread(self, values: Array) -> Array:
+    def _spread(self, values: Any) -> dict[int, Any]:
         states = np.zeros(self.get_dependencies()[0].output._ad_shape())
-        states[self._index] = values
-        return states
+        states[self._index] = as_array(values)
+        return {0: states}
 
-    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> Any:
-        made = self._row(as_array(inputs[0]))
-        return made._ad_values() if isinstance(made, Taped) else made
+    def evaluate(self) -> list[Any]:
+        made = self._row(self.values()[0])
+        return [made._ad_values() if isinstance(made, Taped) else made]
 
-    def evaluate_adj_component(
-        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Array:
-        return self._spread(as_array(adj_inputs[0]))
+    def adjoint(self, wanted: Sequence[int], by: Sequence[Any]) -> dict[int, Any]:
+        return self._spread(by[0])
 
-    def evaluate_tlm_component(
-        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return self._row(as_array(tlm_inputs[0]))
+    def tangent(self) -> list[Any]:
+        (move,) = self.moves()
+        return [None if move is None else self._row(move)]
 
-    def evaluate_hessian_component(
-        self,
-        inputs: list[Any],
-        hessian_inputs: list[Any],
-        adj_inputs: list[Any],
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: Any,
-        prepared: Any = None,
-    ) -> Array:
-        return self._spread(as_array(hessian_inputs[0]))
+    def second(self, wanted: Sequence[int], by: Sequence[Any], change: Sequence[Any]) -> dict[int, Any]:
+        return self._spread(change[0])
 
 
 def _extract(states: States | None, index: int) -> Any:
@@ -437,7 +383,7 @@ def _extract(states: States | None, index: int) -> Any:
     with stop_annotating():
         function = _overloaded(states.problem, states.values[index])
     if annotate_tape():
-        block = _ExtractBlock(states, index)
+        block = _Extraction(states, index)
         get_working_tape().add_block(block)
         block.add_output(function.create_block_variable())
     return function

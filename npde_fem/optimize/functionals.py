@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from npde_fem.discretize.linearised import Integral, Linearised
 from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import Parameter, as_numbers
-from npde_fem.optimize.block import States, TapedSolution, settle
-from npde_fem.optimize.values import as_adjoint, as_array, holding
+from npde_fem.optimize.block import States, TapedSolution, rows_of, settle
+from npde_fem.optimize.operation import Operation
+from npde_fem.optimize.values import as_adjoint, holding
 from npde_fem.solve.integrate import Solution
 
 import numpy as np
-from pyadjoint import AdjFloat, Block, annotate_tape, get_working_tape
+from pyadjoint import AdjFloat, annotate_tape, get_working_tape
 from pyadjoint.tape import stop_annotating
 
 __all__ = ["integral", "misfit"]
@@ -80,17 +81,13 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
             spread = np.broadcast_to(spread, numbers.shape).reshape(shape)
         gap = _Gap(problem, rows, numbers.reshape(shape), _sigma(spread, shape), probe)
     with stop_annotating():
-        states = _rows_of(solution)
+        states = rows_of(solution)
         value = AdjFloat(gap.value(states))
     if annotate_tape() and isinstance(solution, TapedSolution):
-        block = _MisfitBlock(gap, solution.on_tape)
+        block = _Misfit(gap, solution.on_tape)
         get_working_tape().add_block(block)
         block.add_output(value.create_block_variable())
     return value
-
-
-def _rows_of(solution: Solution) -> Array:
-    return np.vstack([solution.states.reshape(-1, solution.problem.n_owned), solution.values])
 
 
 def _fields(problem: Semidiscrete, data: Any, count: int) -> Array:
@@ -164,7 +161,7 @@ class _Gap:
         return out
 
 
-class _MisfitBlock(Block):
+class _Misfit(Operation):
     """A misfit on the tape."""
 
     def __init__(self, gap: _Gap, states: States | None) -> None:
@@ -172,34 +169,23 @@ class _MisfitBlock(Block):
         self._gap = gap
         self.add_dependency(states)
 
-    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> AdjFloat:
-        return AdjFloat(self._gap.value(as_array(inputs[0])))
+    def evaluate(self) -> list[Any]:
+        return [AdjFloat(self._gap.value(self.values()[0]))]
 
-    def evaluate_adj_component(
-        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Array:
-        return float(adj_inputs[0]) * self._gap.derivative(as_array(inputs[0]))
+    def adjoint(self, wanted: Sequence[int], by: Sequence[Any]) -> dict[int, Any]:
+        return {0: float(by[0]) * self._gap.derivative(self.values()[0])}
 
-    def evaluate_tlm_component(
-        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        product = float(np.vdot(self._gap.derivative(as_array(inputs[0])), as_array(tlm_inputs[0])))
-        return AdjFloat(self._gap.problem.comm.allreduce(product))
+    def tangent(self) -> list[Any]:
+        (move,) = self.moves()
+        product = 0.0 if move is None else float(np.vdot(self._gap.derivative(self.values()[0]), move))
+        return [AdjFloat(self._gap.problem.comm.allreduce(product))]
 
-    def evaluate_hessian_component(
-        self,
-        inputs: list[Any],
-        hessian_inputs: list[Any],
-        adj_inputs: list[Any],
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: Any,
-        prepared: Any = None,
-    ) -> Array:
-        values = float(hessian_inputs[0]) * self._gap.derivative(as_array(inputs[0]))
-        if block_variable.tlm_value is not None:
-            values += float(adj_inputs[0]) * self._gap.hessian_times(as_array(block_variable.tlm_value))
-        return values
+    def second(self, wanted: Sequence[int], by: Sequence[Any], change: Sequence[Any]) -> dict[int, Any]:
+        (found,) = self.adjoint(wanted, change).values()
+        (move,) = self.moves()
+        if move is not None:
+            found += float(by[0]) * self._gap.hessian_times(move)
+        return {0: found}
 
 
 def integral(of: Semidiscrete | Solution, function: Callable, index: int = -1) -> AdjFloat:
@@ -237,16 +223,16 @@ def integral(of: Semidiscrete | Solution, function: Callable, index: int = -1) -
         t = times[row]
     with stop_annotating():
         problem.meet(None, [function])
-    block = _IntegralBlock(problem, function, row, t, solution)
+    block = _IntegralOperation(problem, function, row, t, solution)
     with stop_annotating():
-        value = AdjFloat(block.value(None if solution is None else _rows_of(solution)))
+        value = AdjFloat(block.value(None if solution is None else rows_of(solution)))
     if annotate_tape():
         get_working_tape().add_block(block)
         block.add_output(value.create_block_variable())
     return value
 
 
-class _IntegralBlock(Block):
+class _IntegralOperation(Operation):
     """An integral over the domain on the tape."""
 
     def __init__(
@@ -256,25 +242,27 @@ class _IntegralBlock(Block):
         self._problem, self._function, self._row, self._t = problem, function, row, t
         self._state, self._direction = problem.new_state(), problem.new_state()
         self._known: dict[tuple[Parameter, ...], tuple[Linearised, Integral]] = {}
-        self._names: list[str | None] = []
+        self._names: list[str | None] = []  # of the parameters among the inputs; the states have none
         if not annotate_tape():
             return
-        for name in problem.parameters:
-            settle(problem.parameters[name], problem)
+        for name, parameter in problem.parameters.items():
+            settle(parameter, problem)
             self._names.append(name)
-            self.add_dependency(problem.parameters[name])
+            self.add_dependency(parameter)
         if isinstance(solution, TapedSolution):
             self._names.append(None)
             self.add_dependency(solution.on_tape)
 
-    def _by(self, controls: Sequence[Parameter]) -> tuple[Linearised, Integral]:
-        key = tuple(controls)
+    def _by(self, names: Iterable[str | None]) -> tuple[Linearised, Integral]:
+        chosen = set(names)
+        key = tuple(p for name, p in self._problem.parameters.items() if name in chosen)
         if key not in self._known:
             lin = self._problem.linearised(key)
             self._known[key] = lin, lin.integral(self._function)
         return self._known[key]
 
     def value(self, states: Array | None) -> float:
+        """Return the integral for the parameters' present values, and states (times + 1, n_owned)."""
         lin, j = self._by(())
         self._problem.update()
         self._place(lin, states, None)
@@ -289,81 +277,39 @@ class _IntegralBlock(Block):
             self._direction[...] = 0.0
         lin.at(self._t, self._state, self._direction)
 
-    def _inputs(self) -> tuple[dict[str, Array], Array | None]:
-        values, states = {}, None
-        for name, variable in zip(self._names, self.get_dependencies(), strict=True):
-            if name is None:
-                states = as_array(variable.saved_output)
-            else:
-                values[name] = as_array(variable.saved_output)
-        return values, states
+    def _sorted(self, arrays: Sequence[Array | None]) -> tuple[dict[str, Array], Array | None]:
+        """Return what belongs to parameters by name, and what to the states."""
+        pairs = list(zip(self._names, arrays, strict=True))
+        named = {name: a for name, a in pairs if name is not None and a is not None}
+        return named, next((a for name, a in pairs if name is None), None)
 
-    def _moves(self) -> tuple[dict[str, Array], Array | None]:
-        delta, change = {}, None
-        for name, variable in zip(self._names, self.get_dependencies(), strict=True):
-            if variable.tlm_value is not None:
-                if name is None:
-                    change = as_array(variable.tlm_value)
-                else:
-                    delta[name] = as_array(variable.tlm_value)
-        return delta, change
-
-    def prepare_recompute_component(self, inputs: list[Any], relevant_outputs: Any) -> AdjFloat:
-        values, states = self._inputs()
+    def evaluate(self) -> list[Any]:
+        values, states = self._sorted(self.values())
         with holding(self._problem, values):
-            return AdjFloat(self.value(states))
+            return [AdjFloat(self.value(states))]
 
-    def recompute_component(self, inputs: list[Any], block_variable: Any, idx: int, prepared: Any) -> Any:
-        return prepared
+    def adjoint(self, wanted: Sequence[int], by: Sequence[Any]) -> dict[int, Any]:
+        return self._derivative(wanted, float(by[0]), None)
 
-    def prepare_evaluate_adj(self, inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any) -> Any:
-        return self._derivative(relevant_dependencies, float(adj_inputs[0]), None)
-
-    def evaluate_adj_component(
-        self, inputs: list[Any], adj_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared[idx]
-
-    def prepare_evaluate_tlm(self, inputs: list[Any], tlm_inputs: list[Any], relevant_outputs: Any) -> AdjFloat:
-        (values, states), (delta, change) = self._inputs(), self._moves()
-        lin, j = self._by([self._problem.parameters[name] for name in delta])
+    def tangent(self) -> list[Any]:
+        (values, states), (delta, change) = self._sorted(self.values()), self._sorted(self.moves())
+        lin, j = self._by(delta)
         with holding(self._problem, values):
             lin.move(delta)
             self._place(lin, states, change)
-            return AdjFloat(j.tangent())
+            return [AdjFloat(j.tangent())]
 
-    def evaluate_tlm_component(
-        self, inputs: list[Any], tlm_inputs: list[Any], block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared
+    def second(self, wanted: Sequence[int], by: Sequence[Any], change: Sequence[Any]) -> dict[int, Any]:
+        return self._derivative(wanted, float(change[0]), float(by[0]))
 
-    def prepare_evaluate_hessian(
-        self, inputs: list[Any], hessian_inputs: list[Any], adj_inputs: list[Any], relevant_dependencies: Any
-    ) -> Any:
-        return self._derivative(relevant_dependencies, float(hessian_inputs[0]), float(adj_inputs[0]))
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list[Any],
-        hessian_inputs: list[Any],
-        adj_inputs: list[Any],
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: Any,
-        prepared: Any = None,
-    ) -> Any:
-        return prepared[idx]
-
-    def _derivative(self, relevant: Any, weight: float, second: float | None) -> dict[int, Any]:
-        """``weight`` times the derivative by the relevant dependencies, and ``second`` times its change."""
-        wanted = [i for i, _ in relevant]
-        (values, states), (delta, change) = self._inputs(), self._moves()
-        names = {self._names[i] for i in wanted} | (set(delta) if second is not None else set())
-        lin, j = self._by([p for name, p in self._problem.parameters.items() if name in names])
+    def _derivative(self, wanted: Sequence[int], weight: float, second: float | None) -> dict[int, Any]:
+        """``weight`` times the derivative by the wanted inputs, and ``second`` times its change."""
+        (values, states), (delta, change) = self._sorted(self.values()), self._sorted(self.moves())
+        lin, j = self._by({self._names[i] for i in wanted} | (set() if second is None else set(delta)))
         out, more = np.zeros(self._problem.n_owned), np.zeros(self._problem.n_owned)
         with holding(self._problem, values):
             if second is not None:
-                lin.move({name: d for name, d in delta.items() if name in names})
+                lin.move(delta)
             self._place(lin, states, change)
             lin.clear()
             j.pull(weight, out)
@@ -376,9 +322,8 @@ class _IntegralBlock(Block):
         for i in wanted:
             name, output = self._names[i], self.get_dependencies()[i].output
             if name is None:
-                rows = np.zeros(output._ad_shape())
-                rows[self._row] = out
-                found[i] = rows
+                found[i] = np.zeros(output._ad_shape())
+                found[i][self._row] = out
             else:
                 found[i] = as_adjoint(output, gradient[name])
         return found

@@ -14,10 +14,9 @@ from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.taped import Taped
 
 import numpy as np
-from mpi4py import MPI
 from pyadjoint import AdjFloat
 
-__all__ = ["as_adjoint", "as_array", "holding", "is_function", "same_on_all_ranks", "with_values"]
+__all__ = ["as_adjoint", "as_array", "holding", "is_function", "with_values"]
 
 
 def as_array(thing: Any) -> Array:
@@ -79,8 +78,3 @@ def holding(problem: Semidiscrete, values: Mapping[str, Array]) -> Iterator[None
         for name, value in before.items():
             put(name, value)
         problem.update()
-
-
-def same_on_all_ranks(comm: MPI.Comm, mine: bool) -> bool:
-    """Whether something holds on every rank (collective)."""
-    return bool(comm.allreduce(mine, op=MPI.LAND))

@@ -178,47 +178,16 @@ def solve(
     progress: bool = True,
     recorder: Recorder | None = None,
 ) -> Solution:
-    """Solve an equation on its mesh or grid (collective).
+    """Solve an equation on its mesh or grid (collective), off pyadjoint's tape.
+
+    Arguments and errors are those of :func:`npde_fem.solve`, but for these.
 
     Parameters
     ----------
-    problem
-        An :class:`~npde_fem.FEM` or :class:`~npde_fem.FD`.
-    u0
-        Initial state (first iterate of a stationary problem): a number, one number a component, a callable of
-        coordinates (3, n), an :class:`~npde_fem.Initial` (UFL, with parameters), an array of owned dofs, a function,
-        or for FD an array over the grid. Dirichlet data replaces it on its dofs.
-    t
-        Interval (t0, t1); not for a stationary problem.
     dt
-        Largest step, :class:`Adaptive`, or :class:`Frozen`. Steps of equal length, at most ``dt``, lead from t0 over
-        every observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken.
-    scheme
-        Time scheme, Crank-Nicolson by default.
-    observe
-        Times at which to keep the state; or a function ``(t, u)`` called at t0 and after every step; or a pair
-        (times, function): the states are kept and the function is called at these times only. ``u`` is the same
-        object each time.
-    rescue
-        If a solve fails, its last good state is written here (see :func:`~npde_fem.solve.restart.restore`); None
-        for nowhere.
-    progress
-        Show a progress line on rank 0 if that is a terminal.
+        May be :class:`Frozen` too.
     recorder
         Is told of every step.
-
-    Returns
-    -------
-    Solution
-
-    Raises
-    ------
-    TypeError, ValueError
-        For bad arguments, initial data that is not finite, negative diffusion, or an explicit step above its
-        stability limit; before any step.
-    SolveError
-        If a step fails even when halved six times, or an explicit state becomes NaN or infinite. The message names
-        time and residual.
     """
     begun = time.perf_counter()
     if not isinstance(problem, Semidiscrete):
