@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     tasks = learned.add_subparsers(dest="task", required=True, metavar="TASK")
     _add_scratch_assay(tasks)
+    _add_glioma(tasks)
 
     commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
     return parser
@@ -201,6 +202,34 @@ def _add_scratch_assay(tasks: Any) -> None:
     c.add_argument("--dt", type=_positive(float), default=1.0, help="time step in h (default 1)")
     c.add_argument("--json", type=_file(), metavar="FILE", help="write estimates and criteria")
     c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw fits, data, D(u) and f(u)")
+
+
+def _add_glioma(tasks: Any) -> None:
+    c = tasks.add_parser(
+        "glioma",
+        help="a tumour in brain anatomy: where it began, how it spreads and grows",
+        description="Learn from images of a tumour's density where it began, D_white (D_grey is a fifth of it) and r.\n"
+        "The images are made by a solve with hidden numbers on a finer mesh, with noise; or they are your own.",
+        epilog="JSON is one object for one method, and a list of two for both.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    c.add_argument("--method", choices=("fem", "fd", "both"), default="both", help="discretisation (default both)")
+    c.add_argument("--dim", type=int, choices=(2, 3), default=2, help="2: an axial slice, 3: the volume (default 2)")
+    c.add_argument("--resolution", type=_positive(int), metavar="MM", help="voxel and element size (2; in 3D 4)")
+    c.add_argument("--slice", type=float, metavar="MM", help="z of the slice in MNI space (default 24)")
+    c.add_argument("--dt", type=_positive(float), metavar="DAYS", help="time step (5; in 3D 10)")
+    c.add_argument("--images", type=int, choices=(1, 2), default=2, help="images to make (default 2)")
+    c.add_argument("--noise", type=_positive(float), default=brain.NOISE, help="its standard deviation (default 0.05)")
+    c.add_argument("--seed-rng", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
+    c.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FILE",
+        help="your own images: NIfTI in MNI space, densities from 0 to 1, one a time",
+    )
+    c.add_argument("--times", type=_positive(float), nargs="+", metavar="DAYS", help="of the images, since the seed")
+    c.add_argument("--json", type=_file(), metavar="FILE", help="write the estimates")
+    c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw images, fits and estimates")
 
 
 _GLIOMA = "growth of a tumour in brain anatomy: on voxels (FD), on a mesh of their outline (FEM)"
@@ -401,7 +430,33 @@ def _learn_scratch_assay(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         assay.figure(arguments.plot, fits, comm)
 
 
-_LEARN = {"scratch-assay": _learn_scratch_assay}
+def _learn_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    dim = arguments.dim
+    if arguments.slice is not None and dim == 3:
+        raise ValueError("--slice: for --dim 2 only")
+    if arguments.data and not arguments.times:
+        raise ValueError("--data: name the images' --times too, in days since the seed")
+    fine = brain.anatomy(dim, dim - 1, arguments.slice, comm)
+    if arguments.data:
+        scans = brain.read_scans(arguments.data, arguments.times, fine, arguments.noise, comm)
+    else:
+        times = arguments.times or brain.SCAN_DAYS[-arguments.images :]
+        scans = brain.synthetic_scans(fine, times, noise=arguments.noise, rng_seed=arguments.seed_rng, comm=comm)
+    days = " and ".join(f"{t:g}" for t in scans.times)
+    say(comm, f"glioma, {dim}D: images of day {days}, {len(scans.index)} voxels each; {comm.size} rank(s)")
+    resolution, dt = arguments.resolution or 2 * (dim - 1), arguments.dt or brain.DT * (dim - 1)
+    fits = []
+    for method in ("fem", "fd") if arguments.method == "both" else (arguments.method,):
+        tissue = fine if method == "fem" else brain.anatomy(dim, resolution, arguments.slice, comm)
+        fits.append(brain.fit_tumour(scans, method, tissue, resolution, dt, comm=comm))
+    say(comm, brain.table_of_fits(fits))
+    if arguments.json:
+        brain.write_fits(fits, arguments.json, comm)
+    if arguments.plot:
+        brain.figure_of_fits(arguments.plot, fine, scans, fits, comm)
+
+
+_LEARN = {"scratch-assay": _learn_scratch_assay, "glioma": _learn_glioma}
 """What learns each task; its arguments are added beside those of the others in :func:`_parser`."""
 
 

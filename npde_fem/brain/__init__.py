@@ -23,6 +23,7 @@ from npde_fem.brain.learn import (
     read_scans,
     synthetic_scans,
     table_of_fits,
+    write_fits,
 )
 from npde_fem.brain.measure import (
     DAYS,
@@ -71,4 +72,5 @@ __all__ = [
     "synthetic_scans",
     "table_of_fits",
     "tumour_size",
+    "write_fits",
 ]

@@ -19,6 +19,7 @@ only as far as the seed's width and peak are known, which are conventions: an ol
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ __all__ = [
     "read_scans",
     "synthetic_scans",
     "table_of_fits",
+    "write_fits",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -194,11 +196,16 @@ class Fit:
         return None if hidden is None else (self.tumour.numbers - hidden.numbers) / self.errors.numbers
 
     def as_json(self) -> dict[str, Any]:
-        """Return the numbers as a dictionary that JSON can hold."""
+        """Return the numbers as a dictionary that JSON can hold; standard errors that are NaN are None."""
         hidden = self.scans.hidden
         parameters: dict[str, dict[str, Any]] = {}
         for name, attribute, unit in (("seed", "seed", "mm"), ("D_white", "white", "mm^2/day"), ("r", "rate", "1/day")):
-            entry = {"value": getattr(self.tumour, attribute), "stderr": getattr(self.errors, attribute), "unit": unit}
+            error = getattr(self.errors, attribute)
+            entry = {
+                "value": getattr(self.tumour, attribute),
+                "stderr": error if np.all(np.isfinite(error)) else None,
+                "unit": unit,
+            }
             parameters[name] = entry if hidden is None else entry | {"hidden": getattr(hidden, attribute)}
         return {
             "method": self.method,
@@ -554,3 +561,16 @@ def table_of_fits(fits: Sequence[Fit]) -> str:
             f"{f.residual:.4f} over {values} values, noise {f.scans.noise:g}"
         )
     return "\n".join(lines)
+
+
+def write_fits(fits: Sequence[Fit], path: str | os.PathLike[str], comm: MPI.Comm) -> None:
+    """Write :meth:`Fit.as_json` of one fit, or a list of several, whole or not at all (collective; rank 0 writes)."""
+
+    def write() -> None:
+        target = Path(path)
+        aside = target.with_name(f".{target.name}.part")
+        records = [fit.as_json() for fit in fits]
+        aside.write_text(json.dumps(records[0] if len(records) == 1 else records, indent=2) + "\n")
+        aside.replace(target)
+
+    on_root(comm, write)
