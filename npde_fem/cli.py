@@ -436,15 +436,17 @@ def _learn_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         raise ValueError("--slice: for --dim 2 only")
     if arguments.data and not arguments.times:
         raise ValueError("--data: name the images' --times too, in days since the seed")
+    resolution, dt = arguments.resolution or 2 * (dim - 1), arguments.dt or brain.DT * (dim - 1)
     fine = brain.anatomy(dim, dim - 1, arguments.slice, comm)
     if arguments.data:
         scans = brain.read_scans(arguments.data, arguments.times, fine, arguments.noise, comm)
     else:
         times = arguments.times or brain.SCAN_DAYS[-arguments.images :]
-        scans = brain.synthetic_scans(fine, times, noise=arguments.noise, rng_seed=arguments.seed_rng, comm=comm)
+        scans = brain.synthetic_scans(
+            fine, times, noise=arguments.noise, rng_seed=arguments.seed_rng, dt=dt / 2, comm=comm
+        )
     days = " and ".join(f"{t:g}" for t in scans.times)
     say(comm, f"glioma, {dim}D: images of day {days}, {len(scans.index)} voxels each; {comm.size} rank(s)")
-    resolution, dt = arguments.resolution or 2 * (dim - 1), arguments.dt or brain.DT * (dim - 1)
     fits = []
     for method in ("fem", "fd") if arguments.method == "both" else (arguments.method,):
         tissue = fine if method == "fem" else brain.anatomy(dim, resolution, arguments.slice, comm)

@@ -334,16 +334,23 @@ class SolveOperation(Operation):
 
 
 def settle(parameter: Parameter, problem: Semidiscrete) -> None:
-    """Let a field's values on the tape be laid out as this problem has them."""
-    if not parameter.is_field:
-        return
-    if parameter.home is None:
+    """Make a parameter ready to be an input: its present value counts, and a field is laid out as this problem has it.
+
+    A tape that was played with other values has left these with the parameter's variable there.
+
+    Raises
+    ------
+    ValueError
+        If a field is on the tape with the layout of another problem.
+    """
+    if parameter.is_field and parameter.home is None:
         parameter.home = problem
-    if parameter.home is not problem:
+    if parameter.is_field and parameter.home is not problem:
         raise ValueError(
             f"field parameter {parameter.name!r} is on the tape with its values in another problem; give each problem "
             "a parameter of its own, or its values by solve(parameters={...: function})"
         )
+    parameter.leave_tape(parameter._ad_values())
 
 
 class _Extraction(Operation):
