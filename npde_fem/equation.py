@@ -452,6 +452,12 @@ def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ..
     return expression
 
 
+def write_callable(label: str, function: Callable, components: int, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+    """Write a user's callable on a domain: UFL of shape ``()``, or ``(m,)`` for ``m`` > 1 components."""
+    with writing_on(domain):
+        return _write(label, function, arguments, [() if components == 1 else (components,)])
+
+
 def call(label: str, function: Callable, arguments: tuple) -> Value:
     """Call a user's function with as many of ``arguments`` as it takes; errors name the term.
 

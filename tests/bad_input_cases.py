@@ -1015,3 +1015,105 @@ def restore_a_file_of_another_kind(kit: Kit) -> None:
         npde.restore(kit.problem(), folder / "state.petsc")
 
     _with_folder(kit, act)
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------
+
+
+def _solved(kit: Kit, **options: Any) -> npde.Solution:
+    return kit.solve(t=(0, 0.1), dt=0.05, observe=[0.05, 0.1], **options)
+
+
+@case(ValueError, "'other'", "does not enter the equation", "['r']")
+def control_that_does_not_enter(kit: Kit) -> None:
+    r = npde.Parameter("r", 1.0)
+    kit.problem(npde.NPDE(source=lambda u, x, t: r * u)).linearised([npde.Parameter("other", 1.0)])
+
+
+@case(TypeError, "controls", "Parameters", "'r'")
+def control_that_is_a_name(kit: Kit) -> None:
+    kit.problem().linearised(["r"])
+
+
+@case(ValueError, "parameters", "other", "['r']")
+def value_for_a_parameter_that_does_not_enter(kit: Kit) -> None:
+    r = npde.Parameter("r", 1.0)
+    kit.solve(npde.NPDE(source=lambda u, x, t: r * u), parameters={npde.Parameter("other", 1.0): 2.0})
+
+
+@case(ValueError, "parameters", "'r'", "(2,)", "()")
+def value_of_a_parameter_of_another_shape(kit: Kit) -> None:
+    r = npde.Parameter("r", 1.0)
+    kit.solve(npde.NPDE(source=lambda u, x, t: r * u), parameters={r: [1.0, 2.0]})
+
+
+@case(ValueError, "checkpoints", "0 given")
+def no_checkpoints(kit: Kit) -> None:
+    kit.solve(checkpoints=0)
+
+
+@case(TypeError, "checkpoints", "1.5")
+def half_a_checkpoint(kit: Kit) -> None:
+    kit.solve(checkpoints=1.5)
+
+
+@case(ValueError, "integrand", "(2,)")
+def integrand_that_is_a_vector(kit: Kit) -> None:
+    kit.solve(integrals=[lambda u, x, t: ufl.grad(u)])
+
+
+@case(ValueError, "outside", "(2.0, 0.5)")
+def observation_outside_the_domain(kit: Kit) -> None:
+    npde.misfit(_solved(kit), np.zeros((2, 2)), at=[[0.5, 0.5], [2.0, 0.5]])
+
+
+@case(ValueError, "misfit: data", "1 values", "not finite")
+def data_that_is_not_finite(kit: Kit) -> None:
+    data = np.zeros((2, 1))
+    data[1] = np.nan
+    npde.misfit(_solved(kit), data, at=[[0.5, 0.5]])
+
+
+@case(ValueError, "misfit: data", "not finite")
+def data_that_is_not_finite_on_one_rank(kit: Kit) -> None:
+    npde.misfit(_solved(kit), np.full((2, 1), np.inf if kit.chosen else 0.0), at=[[0.5, 0.5]])
+
+
+@case(ValueError, "misfit: data of shape (3, 1)", "(2, 1)")
+def data_for_another_number_of_times(kit: Kit) -> None:
+    npde.misfit(_solved(kit), np.zeros((3, 1)), at=[[0.5, 0.5]])
+
+
+@case(ValueError, "misfit: data for 3 times", "observed 2")
+def states_for_another_number_of_times(kit: Kit) -> None:
+    npde.misfit(_solved(kit), [0.0, 0.0, 0.0])
+
+
+@case(TypeError, "misfit: data", "'cold'")
+def data_that_is_text(kit: Kit) -> None:
+    npde.misfit(_solved(kit), "cold", at=[[0.5, 0.5]])
+
+
+@case(ValueError, "sigma", "positive", "0.0")
+def sigma_of_zero(kit: Kit) -> None:
+    npde.misfit(_solved(kit), np.zeros((2, 1)), at=[[0.5, 0.5]], sigma=0.0)
+
+
+@case(ValueError, "sigma", "positive", "-1")
+def sigma_that_is_negative_on_one_rank(kit: Kit) -> None:
+    npde.misfit(_solved(kit), [0.0, 0.0], sigma=[1.0, -1.0 if kit.chosen else 1.0])
+
+
+@case(ValueError, "sigma", "(3,)")
+def sigma_of_another_shape(kit: Kit) -> None:
+    npde.misfit(_solved(kit), np.zeros((2, 1)), at=[[0.5, 0.5]], sigma=[1.0, 1.0, 1.0])
+
+
+@case(ValueError, "integrand", "(2,)")
+def integral_of_a_vector(kit: Kit) -> None:
+    npde.integral(_solved(kit), lambda u, x, t: ufl.grad(u))
+
+
+@case(TypeError, "integral", "FEM", "FD", "float")
+def integral_of_a_number(kit: Kit) -> None:
+    npde.integral(1.0, lambda u, x, t: u)

@@ -8,6 +8,7 @@ from pathlib import Path
 import npde_fem as npde
 from npde_fem.cli import main
 
+import numpy as np
 import pytest
 
 
@@ -78,9 +79,75 @@ def test_petsc_options_reach_the_solver(capsys):
         options.delValue(name)
 
 
+@pytest.fixture
+def assay_file(tmp_path):
+    """A wound in 12 strips that closes, growth and noise made up."""
+    rng, path = np.random.default_rng(5), tmp_path / "CellDensity_11.csv"
+    rows = ["Time,Position,Dens1,Dens2,Dens3,AvgDens"]
+    for t in (0.0, 12.0, 24.0, 48.0):
+        for x in np.arange(25, 600, 50):
+            level = 1.7e-3 / (1 + 4 * np.exp(-0.05 * t)) * (1 - np.exp(-t / 30 - abs(x - 300) / 100))
+            wells = level * (1 + 0.05 * rng.standard_normal(3))
+            rows.append(",".join(str(float(v)) for v in (t, x, *wells, wells.mean())))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_learn_scratch_assay(assay_file, tmp_path, capsys):
+    out, plot = tmp_path / "fit.json", tmp_path / "fit.png"
+    task = ["learn", "scratch-assay", "--data", str(assay_file), "--method", "fd", "--json", str(out)]
+    assert main([*task, "--model", "fisher", "--hold-out", "48", "--plot", str(plot)]) == 0
+    fit = json.loads(out.read_text())
+    assert {"model", "method", "density", "parameters", "loss", "aicc", "bic", "prediction_error_48h"} <= fit.keys()
+    assert {"iterations", "seconds"} <= fit.keys()
+    assert (fit["model"], fit["method"], fit["density"]) == ("fisher", "fd", 11)
+    assert {name: p["unit"] for name, p in fit["parameters"].items()} == {
+        "D": "um^2/h", "r": "1/h", "K": "cells/um^2"
+    }  # fmt: skip
+    assert fit["parameters"]["D"]["value"] > 0 and fit["prediction_error_48h"] > 0 and fit["iterations"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "11,000 cells  fisher" in printed and "at 48 h, left out of the fit" in printed
+    # Several fits make a list, and a table that compares them.
+    assert main([*task, "--model", "all", "--capacity", "1.7e-3"]) == 0
+    fits = json.loads(out.read_text())
+    assert [f["model"] for f in fits] == ["fisher", "porous-fisher", "general"]
+    assert fits[0]["prediction_error_48h"] is None and fits[0]["parameters"]["K"]["stderr"] == 0
+    assert len(fits[2]["parameters"]["D"]["value"]) == 3
+    assert "AICc - best" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--hold-out", "30"], "hold_out: 30 h given; times after the first one in the data: 12, 24, 48"),
+        (["--model", "general", "--capacity", "1e-3"], "general has no K"),
+        (["--density", "10"], "--density: for the published data only"),
+        (["--data", "missing.csv"], "no scratch-assay file missing.csv"),
+    ],
+)
+def test_learn_scratch_assay_bad_values(arguments, message, assay_file, capsys):
+    given = [] if "--data" in arguments else ["--data", str(assay_file)]
+    assert main(["learn", "scratch-assay", *given, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_learn_scratch_assay_bad_files(assay_file, capsys):
+    good = assay_file.read_text()
+    for text, message in (
+        (good.replace("Dens2", "Cells2"), "no column Dens2"),
+        (good.replace("\n12.0,25.0,", "\n12.0,25.0,nan,", 1), "Dens1 must be finite, not 'nan'"),
+    ):
+        assay_file.write_text(text)
+        assert main(["learn", "scratch-assay", "--data", str(assay_file)]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learn", "scratch-essay"], "did you mean 'scratch-assay'?"),
+        (["learn", "scratch-assay", "--model", "porous"], "did you mean 'porous-fisher'?"),
         (["compare", "fisher-kp"], "did you mean 'fisher-kpp'?"),
         (["solve", "grey-scott"], "did you mean 'gray-scott'?"),
         (["compare", "heat", "--scheme", "cranknicolson"], "did you mean 'crank-nicolson'?"),

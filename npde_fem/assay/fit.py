@@ -187,7 +187,8 @@ def fit(
     cells
         Cells of the mesh or grid a strip.
     dt
-        Largest time step in h.
+        Largest time step in h. Steps of several hours may push the foot of a steep front below zero, where the
+        diffusivity of porous-Fisher is negative and the solve fails.
     comm
         Communicator, ``MPI.COMM_WORLD`` by default.
     progress

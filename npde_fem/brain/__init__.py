@@ -12,19 +12,7 @@ spreads and how it grows.
 """
 
 from npde_fem.brain.drawing import figure, figure_of_fits
-from npde_fem.brain.learn import (
-    HIDDEN,
-    NOISE,
-    SCAN_DAYS,
-    Fit,
-    Scans,
-    Tumour,
-    fit_tumour,
-    read_scans,
-    synthetic_scans,
-    table_of_fits,
-    write_fits,
-)
+from npde_fem.brain.learn import Fit, fit_tumour, synthetic_scans, table_of_fits, write_fits
 from npde_fem.brain.measure import (
     DAYS,
     DT,
@@ -39,6 +27,7 @@ from npde_fem.brain.measure import (
     tumour_size,
 )
 from npde_fem.brain.model import D_GREY, D_WHITE, RATE, anatomy, glioma_equation, glioma_fd, glioma_fem, seed
+from npde_fem.brain.scans import HIDDEN, NOISE, SCAN_DAYS, Scans, Tumour, read_scans
 
 __all__ = [
     "DAYS",

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from npde_fem.brain.learn import Fit, Scans, Tumour
+from npde_fem.brain.learn import Fit
 from npde_fem.brain.measure import T1GD, T2, Difference, Growth, Sampler
+from npde_fem.brain.scans import Scans, Tumour
 from npde_fem.datasets import Brain
 from npde_fem.discretize import FEM
 from npde_fem.output import save_figure

@@ -42,6 +42,7 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
+    write_callable,
 )
 from npde_fem.parallel import alike
 
@@ -733,7 +734,7 @@ class FD(Semidiscrete):
     def _meet(self, label: str, function: Callable, components: int, *arguments: Expr) -> Expr:
         """Write a user's callable on the grid; its parameters, if new, become the problem's."""
         known = len(self._bound)
-        expression = lower(self._bind(BoundaryCondition().write(function, components, self._ufl_domain, *arguments)))
+        expression = lower(self._bind(write_callable(label, function, components, self._ufl_domain, *arguments)))
         if len(self._bound) > known:
             self._lay_out()
             self.update()

@@ -34,6 +34,7 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
+    write_callable,
 )
 from npde_fem.parallel import alike
 
@@ -675,12 +676,12 @@ class FEM(Semidiscrete):
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the mesh, its parameters bound."""
         domain = self.mesh.ufl_domain()
-        return self._bind("function", BoundaryCondition().write(function, self.components, domain, self._x, self._t))
+        return self._bind("function", write_callable("function", function, self.components, domain, self._x, self._t))
 
     def write_integral(self, function: Callable) -> ufl.Form | None:
         """Write the integral of a scalar UFL callable ``(u, x, t)``, its parameters bound; None if it vanishes."""
         domain = self.mesh.ufl_domain()
-        integrand = BoundaryCondition().write(function, 1, domain, self._u, self._x, self._t)
+        integrand = write_callable("integrand", function, 1, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
 

@@ -12,6 +12,7 @@ from npde_fem.equation import Parameter, as_numbers
 from npde_fem.optimize.block import States, TapedSolution, rows_of, settle
 from npde_fem.optimize.operation import Operation
 from npde_fem.optimize.values import as_adjoint, holding
+from npde_fem.parallel import alike
 from npde_fem.solve.integrate import Solution
 
 import numpy as np
@@ -61,25 +62,14 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
     rows = list(range(len(solution.times))) or [0]
     gap: _Gap
     if at is None:
-        gap = _Gap(problem, rows, _fields(problem, data, len(rows)), _sigma(sigma, (len(rows), 1)))
+        with alike(problem.comm):
+            entries, spread = _entries(data, len(rows)), _sigma(sigma, (len(rows), 1))
+        gap = _Gap(problem, rows, np.array([problem.initial(entry) for entry in entries]), spread)
     else:
         probe = Probe(problem, at)
-        shape = (len(rows), len(probe.points), problem.components)
-        numbers = as_numbers("misfit: data", data)
-        allowed = {shape, shape[:2]} if problem.components == 1 else {shape}
-        if len(rows) == 1:
-            allowed |= {s[1:] for s in allowed}
-        if numbers.shape not in allowed:
-            wanted = " or ".join(map(str, sorted(allowed)))
-            raise ValueError(f"misfit: data of shape {numbers.shape} given; {wanted} allowed")
-        if not np.all(np.isfinite(numbers)):
-            raise ValueError(f"misfit: data has {np.sum(~np.isfinite(numbers))} values that are not finite")
-        spread = as_numbers("misfit: sigma", sigma)
-        if spread.ndim == numbers.ndim and spread.size == numbers.size:
-            spread = spread.reshape(shape)
-        elif spread.ndim:
-            spread = np.broadcast_to(spread, numbers.shape).reshape(shape)
-        gap = _Gap(problem, rows, numbers.reshape(shape), _sigma(spread, shape), probe)
+        with alike(problem.comm):
+            numbers, spread = _measurements(data, sigma, (len(rows), len(probe.points), problem.components))
+        gap = _Gap(problem, rows, numbers, spread, probe)
     with stop_annotating():
         states = rows_of(solution)
         value = AdjFloat(gap.value(states))
@@ -90,13 +80,33 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
     return value
 
 
-def _fields(problem: Semidiscrete, data: Any, count: int) -> Array:
-    """Values of the data of each time, shape (times, n_owned)."""
+def _measurements(data: Any, sigma: Any, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+    """Data at points and their standard deviations, shape (times, points, m)."""
+    times, _, components = shape
+    numbers = as_numbers("misfit: data", data)
+    allowed = {shape, shape[:2]} if components == 1 else {shape}
+    if times == 1:
+        allowed |= {s[1:] for s in allowed}
+    if numbers.shape not in allowed:
+        wanted = " or ".join(map(str, sorted(allowed)))
+        raise ValueError(f"misfit: data of shape {numbers.shape} given; {wanted} allowed")
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"misfit: data has {np.sum(~np.isfinite(numbers))} values that are not finite")
+    spread = as_numbers("misfit: sigma", sigma)
+    if spread.ndim == numbers.ndim and spread.size == numbers.size:
+        spread = spread.reshape(shape)
+    elif spread.ndim:
+        spread = _broadcast(spread, numbers.shape).reshape(shape)
+    return numbers.reshape(shape), _sigma(spread, shape)
+
+
+def _entries(data: Any, count: int) -> Any:
+    """The data of each time."""
     single = not isinstance(data, list | tuple) and not (isinstance(data, np.ndarray) and data.ndim > 1)
     entries = [data] if single and count == 1 else data
     if single and count > 1 or len(entries) != count:
         raise ValueError(f"misfit: data for {1 if single else len(entries)} times given; the solve observed {count}")
-    return np.array([problem.initial(entry) for entry in entries])
+    return entries
 
 
 def _sigma(sigma: Any, shape: tuple[int, ...]) -> Array:
@@ -104,8 +114,15 @@ def _sigma(sigma: Any, shape: tuple[int, ...]) -> Array:
     if values.shape == shape[:1]:
         values = values.reshape(-1, *(1,) * (len(shape) - 1))
     if not np.all(np.isfinite(values)) or np.any(values <= 0):
-        raise ValueError(f"misfit: sigma must be positive and finite, {sigma!r} given")
-    return np.broadcast_to(values, shape)
+        raise ValueError(f"misfit: sigma must be positive and finite, {values.tolist()} given")
+    return _broadcast(values, shape)
+
+
+def _broadcast(sigma: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.broadcast_to(sigma, shape)
+    except ValueError as error:
+        raise ValueError(f"misfit: sigma of shape {sigma.shape} given; it must broadcast to {shape}") from error
 
 
 class _Gap:

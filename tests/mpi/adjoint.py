@@ -1,10 +1,13 @@
 """Gradients and Hessian products of taped solves on all ranks; rank 0 prints them as JSON, a line an experiment.
 
+Arguments: names of schemes, all by default.
+
 One equation holds every kind of control in every place where one may stand; see tests/test_adjoint.py. Products of
 gradients with functions of position are the same on any number of ranks.
 """
 
 import json
+import sys
 
 import npde_fem as npde
 from npde_fem.optimize.values import as_array, with_values
@@ -20,6 +23,7 @@ COMM = MPI.COMM_WORLD
 END, STEPS = 0.3, 6
 POINTS = np.array([[0.21, 0.33], [0.5, 0.5], [0.77, 0.12], [0.4, 0.9]])
 KINDS = ("fem", "fd")
+FIRST = {"r": 1.5, "g": 0.3, "f": 0.1, "alpha": 0.5, "height": 0.4}
 SCHEMES = ("forward-euler", "rk4", "backward-euler", "crank-nicolson", "sdirk2", "imex", "stationary")
 
 
@@ -46,10 +50,10 @@ def make_problem(kind, stationary=False, comm=COMM):
     K = npde.Parameter("K", [[1.0, 0.2], [0.1, 0.8]])
     q = npde.Parameter("q", [0.3, -0.2])
     a = npde.Parameter("a", [0.5, 0.2, 0.8])
-    r, g, f, alpha = (npde.Parameter(n, v) for n, v in {"r": 1.5, "g": 0.3, "f": 0.1, "alpha": 0.5}.items())
+    r, g, f, alpha, height = (npde.Parameter(n, v) for n, v in FIRST.items())
 
     def source(u, x, t):
-        growth = r * u * (1 - u) + hats(t, [a[0], a[1], a[2]]) * x[0]
+        growth = r * u * (1 - u) + hats(t, [a[0], a[1], a[2]]) * x[0] + 0.2 * height**2 * x[1]
         return growth - 2 * b * u if stationary else growth
 
     equation = npde.NPDE(
@@ -68,15 +72,16 @@ def make_problem(kind, stationary=False, comm=COMM):
     return npde.FEM(equation, space, bcs, quadrature_degree=3)
 
 
-HEIGHT = npde.Parameter("height", 0.4)
+def start(problem):
+    """Initial data with a parameter."""
+    height = problem.parameters["height"]
+    return npde.Initial(lambda x, t: height**2 * (1 + x[0] * (1 - x[0])) * (1 + 0.2 * x[1]))
 
 
-def start(x, t):
-    return HEIGHT**2 * (1 + x[0] * (1 - x[0])) * (1 + 0.2 * x[1])
-
-
-def density(u, x, t):
-    return u**3 * HEIGHT + x[0] * u * (1 + t)
+def density(problem):
+    """A density to be integrated in space and time."""
+    height = problem.parameters["height"]
+    return lambda u, x, t: u**3 * height**2 + x[0] * u * (1 + t)
 
 
 def arguments(scheme):
@@ -179,22 +184,25 @@ class Experiment:
             for d, product in zip(directions, products, strict=True)
         ]
 
-    def rates(self, direction, slope, curvature, step=0.25):
-        """Rates of the remainders; that of a second one of nothing but rounding errors is infinite."""
-        value, steps = float(self.loss), np.array([step, step / 2])
+    def rates(self, direction, slope, curvature):
+        """Rates of the remainders, each the best of four halvings: long steps see higher terms, short ones rounding.
+
+        That of a second one of nothing but rounding errors is infinite.
+        """
+        value, steps = float(self.loss), 0.2 * 0.5 ** np.arange(5)
         first = np.array([self.value(direction, e) for e in steps]) - value - steps * slope
         second = first - 0.5 * steps**2 * curvature
         self.value({}, 0.0)
-        falls = [np.log2(abs(r[0] / r[1])) for r in (first, second)]
-        return [falls[0], np.inf if np.abs(second).max() < 1e-13 * abs(value) else falls[1]]
+        best = [float(np.log2(np.abs(r[:-1] / r[1:])).max()) for r in (first, second)]
+        return [best[0], np.inf if np.abs(second).max() < 1e-13 * abs(value) else best[1]]
 
 
 def experiment(kind, scheme):
-    """The loss of a solve by all parameters, that of the initial data too."""
+    """The loss of a solve by all parameters, those of the initial data too."""
     problem = make_problem(kind, scheme == "stationary")
-    u0 = 0.3 if scheme == "stationary" else npde.Initial(start)
+    u0 = 0.3 if scheme == "stationary" else start(problem)
     made = arguments(scheme)
-    return Experiment(problem, lambda: loss_of(npde.solve(problem, u0, integrals=[density], **made)))
+    return Experiment(problem, lambda: loss_of(npde.solve(problem, u0, integrals=[density(problem)], **made)))
 
 
 def measure(one):
@@ -210,7 +218,7 @@ def measure(one):
 
 def main():
     for kind in KINDS:
-        for scheme in SCHEMES:
+        for scheme in sys.argv[1:] or SCHEMES:
             found = measure(experiment(kind, scheme))
             if COMM.rank == 0:
                 print(json.dumps({"kind": kind, "scheme": scheme, **found}), flush=True)

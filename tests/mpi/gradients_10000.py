@@ -1,7 +1,7 @@
 """Many gradients of one small problem; rank 0 prints JSON: resident memory (MB, the largest of all ranks) and seconds.
 
-Arguments: how many gradients (10,000 by default), and "fem" or "fd". Memory is given after one third, two thirds and all
-of them. A communicator that is not freed shows as well: MPICH has about 2,000, and ends the job at the next.
+Arguments: how many gradients (10,000 by default), and "fem" or "fd". Memory is given after one third, two thirds
+and all of them. A communicator that is not freed shows as well: MPICH has about 2,000, and ends the job at the next.
 """
 
 import importlib
@@ -34,7 +34,7 @@ def main():
     one = cases.Experiment(
         problem,
         lambda: npde.misfit(
-            npde.solve(problem, npde.Initial(cases.start), t=(0.0, 0.1), dt=0.05, integrals=[cases.density]), 0.2
+            npde.solve(problem, cases.start(problem), t=(0.0, 0.05), dt=0.05, integrals=[cases.density(problem)]), 0.2
         ),
     )
     along = {name: one.direction(name) for name in one.controls}
