@@ -109,7 +109,7 @@ def against_others(cells, least_gain):
     for _ in range(3):
         rounds.append((*ours.times(1), run()))
     taped = per_step_tape(V)
-    taped = min(taped, per_step_tape(V))
+    taped = min(taped, per_step_tape(V), key=lambda times: sum(times[:2]))
     ours.forward(1.0)
     mine = float(ours.gradient()[0])
     case = f"Fisher-KPP {cells} x {cells}"

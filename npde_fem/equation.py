@@ -285,6 +285,10 @@ class Parameter(ufl.Coefficient, Taped):
             )
         return self.home
 
+    def leave_tape(self, values: np.ndarray) -> None:
+        if not self.is_field or self.home is not None:
+            super().leave_tape(values)
+
     @property
     def _ad_spread(self) -> bool:  # type: ignore[override]
         return self.is_field

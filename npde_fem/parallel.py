@@ -14,7 +14,14 @@ from typing import Any
 
 from mpi4py import MPI
 
-__all__ = ["alike", "end_job_on_exception", "is_terminal", "on_root", "say", "warn_once"]
+__all__ = ["Refused", "alike", "end_job_on_exception", "is_terminal", "on_root", "say", "warn_once"]
+
+
+class Refused(ValueError):
+    """What a problem has become with its parameters' present values cannot be solved, at all or with this scheme.
+
+    Other values may do: an optimiser takes it for a step too long.
+    """
 
 
 @contextmanager

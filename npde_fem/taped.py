@@ -50,12 +50,9 @@ class Taped(OverloadedType):
         Collective for values that are spread over the ranks.
         """
         variable = self._block_variable()
-        if variable is None or variable.checkpoint is None:
-            return
-        differs = not np.array_equal(variable.checkpoint.ravel(), np.ravel(values))
-        if self._ad_spread:
-            differs = self._ad_comm.allreduce(differs, op=MPI.LOR)
-        if differs:
+        known = variable is not None and variable.checkpoint is not None
+        differs = known and not np.array_equal(variable.checkpoint.ravel(), np.ravel(values))
+        if self._ad_spread and self._ad_comm.allreduce(differs, op=MPI.LOR) or differs:
             self.clear_block_variable()
 
     # -- pyadjoint's protocol --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npde_fem.parallel import alike
+from npde_fem.parallel import Refused, alike
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,7 @@ def refuse_negative(
     place: Callable[[int], npt.NDArray[np.float64]],
     t: float,
 ) -> None:
-    """Raise ValueError, alike on all ranks, if the symmetric part of a diffusion tensor has a negative eigenvalue.
+    """Raise Refused, alike on all ranks, if the symmetric part of a diffusion tensor has a negative eigenvalue.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def refuse_negative(
             k = int(np.argmin(lowest))
             if lowest[k] < -1e-12 * np.max(np.abs(tensor)):
                 x = place(k)[: tensor.shape[-1]].round(6).tolist()
-                raise ValueError(
+                raise Refused(
                     f"negative diffusion: dF/d(grad u) of component {component} has the eigenvalue {lowest[k]:.3g} "
                     f"near x = {x}, t = {t:g}"
                 )

@@ -44,7 +44,7 @@ from npde_fem.equation import (
     parameters_of,
     write_callable,
 )
-from npde_fem.parallel import alike
+from npde_fem.parallel import Refused, alike
 
 import basix.ufl
 import numpy as np
@@ -461,7 +461,7 @@ class FD(Semidiscrete):
             b = np.where(self._inside[:, None], b, 1.0)
         singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
-            raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
+            raise Refused("damping is singular: explicit schemes cannot be used, take an implicit one")
         return np.linalg.inv(b) if matrix else 1.0 / b
 
     @cached_property
@@ -469,9 +469,21 @@ class FD(Semidiscrete):
         """Volumes to divide by, shape (n, 1): 1 outside of the mask."""
         return np.where(self.volumes > 0, self.volumes, 1.0)[:, None]
 
-    def initial(self, u0: Any) -> Array:
+    @property
+    def data_functions(self) -> list[Any]:
+        return []
+
+    def has_layout(self, function: Any, parameter: Parameter | None = None) -> bool:
+        if not isinstance(function, GridFunction):
+            return False
+        components = self.components if parameter is None else self._fields[parameter.name].shape[-1]
+        mine, other = self.layout, function.layout
+        same = (mine.points, mine.start, mine.end) == (other.points, other.start, other.end)
+        return same and function.components == components
+
+    def initial(self, u0: Any, t: float = 0.0) -> Array:
         if isinstance(u0, Initial):
-            return self.interpolate(u0.value)
+            return self.interpolate(u0.value, t)
         m, layout = self.components, self.layout
         with alike(self.comm):
             if isinstance(u0, GridFunction):
@@ -487,7 +499,7 @@ class FD(Semidiscrete):
                 array = as_numbers("u0", u0)
                 if array.shape in {(), self.equation.state_shape}:
                     flat = np.broadcast_to(array, (layout.n_points, m)).reshape(-1).copy()
-                elif array.shape == (self.n_owned,) and array.shape not in {layout.grid.shape, layout.points}:
+                elif array.shape == (self.n_owned,):
                     flat = array.copy()
                 else:
                     flat = layout.slice_global(array, "u0", m).copy()

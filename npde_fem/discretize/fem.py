@@ -36,7 +36,7 @@ from npde_fem.equation import (
     parameters_of,
     write_callable,
 )
-from npde_fem.parallel import alike
+from npde_fem.parallel import Refused, alike
 
 import basix.ufl
 import dolfinx.cpp
@@ -131,6 +131,7 @@ class FEM(Semidiscrete):
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
+        self._data_functions: list[fem.Function] = []
         terms = equation.terms(self.mesh.ufl_domain(), self._u, self._x, self._t)
         self._terms = Terms(*(self._bind(label, term) for label, term in zip(Terms._fields, terms, strict=True)))
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
@@ -208,6 +209,9 @@ class FEM(Semidiscrete):
                     f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
                     "on the same mesh, allowed"
                 )
+            own = terminal is self._u or any(terminal is function for function in self._bound.values())
+            if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
+                self._data_functions.append(terminal)
         return bound
 
     def _field_function(self, parameter: Parameter) -> fem.Function:
@@ -484,9 +488,21 @@ class FEM(Semidiscrete):
             self._mass.refresh()
         self._damping_checked = False
 
-    def initial(self, u0: Any) -> Array:
+    @property
+    def data_functions(self) -> list[fem.Function]:
+        return self._data_functions
+
+    def has_layout(self, function: Any, parameter: Parameter | None = None) -> bool:
+        if not isinstance(function, fem.Function):
+            return False
+        mine = self.space if parameter is None else self._known(parameter).function_space
+        other = function.function_space
+        same_mesh = other.mesh._cpp_object is mine.mesh._cpp_object
+        return same_mesh and other.ufl_element() == mine.ufl_element()
+
+    def initial(self, u0: Any, t: float = 0.0) -> Array:
         if isinstance(u0, Initial):
-            return self.interpolate(u0.value)
+            return self.interpolate(u0.value, t)
         return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
 
     @cached_property
@@ -604,7 +620,7 @@ class FEM(Semidiscrete):
         b = self._damping(self._cells())
         singular = np.any((np.linalg.det(b) if b.ndim > 1 else b) == 0)
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
-            raise ValueError("damping is singular: explicit schemes cannot be used, take an implicit one")
+            raise Refused("damping is singular: explicit schemes cannot be used, take an implicit one")
         self._damping_checked = True
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:

@@ -204,7 +204,6 @@ class FEMLinearised(Linearised):
         self._work = np.zeros(problem.n_owned)
         self._functionals: dict[Term, _Functional] = {}
         self._tangents: dict[Term, Packed | None] = {}
-        self._integrals: dict[Callable, FEMIntegral] = {}
 
     def compile(self, form: ufl.Form) -> Packed:
         return self.problem.compile(form, list(self.symbols.field_directions.values()))
@@ -247,9 +246,7 @@ class FEMLinearised(Linearised):
         return FEMNodal([_NodalPart(self, data, problem.space, dofs, dofs)] if self._depends(data) else [])
 
     def integral(self, function: Callable) -> FEMIntegral:
-        if function not in self._integrals:
-            self._integrals[function] = FEMIntegral(self, self.problem.write_integral(function))
-        return self._integrals[function]
+        return FEMIntegral(self, self.problem.write_integral(function))
 
     # -- the point and the directions ------------------------------------------------------------------------
 
@@ -416,9 +413,12 @@ class _NodalPart:
         of_cells = space.dofmap.list
         cell_of = np.full(space.dofmap.index_map.size_local + space.dofmap.index_map.num_ghosts, -1, dtype=np.int32)
         place_of = np.zeros_like(cell_of)
+        # Data that jumps between cells has the value of the last one at a shared node, as DOLFINx interpolates it.
+        number = np.arange(of_cells.shape[0], dtype=np.int32)
+        np.maximum.at(cell_of, of_cells, number[:, None])
         for k in range(of_cells.shape[1]):
-            cell_of[of_cells[:, k]] = np.arange(of_cells.shape[0])
-            place_of[of_cells[:, k]] = k
+            last = cell_of[of_cells[:, k]] == number
+            place_of[of_cells[last, k]] = k
         block = value_dofs // bs
         self._component = value_dofs % bs
         self._cells, self._which = np.unique(cell_of[block], return_inverse=True)

@@ -95,6 +95,15 @@ class Semidiscrete(ABC):
         G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
         """
 
+    @property
+    @abstractmethod
+    def data_functions(self) -> list[Any]:
+        """Functions in the equation and its boundary data that are no parameters: a user's DOLFINx functions."""
+
+    @abstractmethod
+    def has_layout(self, function: Any, parameter: Parameter | None = None) -> bool:
+        """Whether a function has the layout of the state, or of a field parameter: the same dofs in the same order."""
+
     def riesz(self, parameter: Parameter, values: Array, kind: Literal["L2", "H1"]) -> Array:
         """Return the values of a field whose inner product with any other is the l2 product of ``values`` with it."""
         from npde_fem.discretize.inner import riesz  # which knows the discretisations, and they this module
@@ -102,10 +111,11 @@ class Semidiscrete(ABC):
         return riesz(self, parameter, values, kind)
 
     @abstractmethod
-    def initial(self, u0: Any) -> Array:
+    def initial(self, u0: Any, t: float = 0.0) -> Array:
         """Return the values of initial data: a number, one number a component, a callable, an array or a function.
 
-        A callable is numpy's, of coordinates (3, n); one in UFL stands in an :class:`~npde_fem.Initial`.
+        A callable is numpy's, of coordinates (3, n); one in UFL stands in an :class:`~npde_fem.Initial`, and is taken
+        at time ``t``.
         """
 
     @abstractmethod

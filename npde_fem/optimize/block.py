@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import Initial, Parameter
 from npde_fem.optimize.operation import Operation
-from npde_fem.optimize.values import as_adjoint, as_array, holding, with_values
+from npde_fem.optimize.values import as_adjoint, as_array, holding, is_function, with_values
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.schemes import Scheme
@@ -115,7 +116,7 @@ def solve(
         Initial state (first iterate of a stationary problem): a number, one number a component, a callable of
         coordinates (3, n), an :class:`~npde_fem.Initial` (UFL, with parameters), an array of owned dofs, a function,
         or for FD an array over the grid. Dirichlet data replaces it on its dofs. A ``dolfinx_adjoint.Function`` or a
-        GridFunction may be a control.
+        GridFunction may be a control, in the space of the problem.
     t
         Interval (t0, t1); not for a stationary problem.
     dt
@@ -162,9 +163,9 @@ def solve(
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
-    given = _given(problem, u0, parameters or {})
     with stop_annotating():
         problem.meet(u0, integrals)
+        given = _given(problem, parameters or {})
     if not annotate_tape():
         with holding(problem, {name: as_array(value) for name, value in given.items()}):
             return _plain(problem, u0, integrals, arguments)
@@ -175,7 +176,7 @@ def solve(
 
 def rows_of(solution: integrate.Solution) -> Array:
     """Return the observed states and the final one, shape (times + 1, n_owned)."""
-    return np.vstack([solution.states.reshape(-1, solution.problem.n_owned), solution.values])
+    return np.vstack([solution.states.reshape(len(solution.times), solution.problem.n_owned), solution.values])
 
 
 def _plain(
@@ -189,15 +190,16 @@ def _plain(
     return solution
 
 
-def _given(problem: Semidiscrete, u0: Any, parameters: Mapping[Parameter, Any]) -> dict[str, Any]:
+def _given(problem: Semidiscrete, parameters: Mapping[Parameter, Any]) -> dict[str, Any]:
     """Return the values given for parameters by name, those that are not on the tape as arrays of the right shape."""
-    problem.meet(u0, ())
     found: dict[str, Any] = {}
     for parameter, value in parameters.items():
         if not isinstance(parameter, Parameter) or problem.parameters.get(parameter.name) is not parameter:
             raise ValueError(
                 f"parameters: {parameter!r} given; the problem's parameters are {sorted(problem.parameters)}"
             )
+        if is_function(value) or isinstance(value, GridFunction):
+            _check_layout(problem, f"parameters: the value of {parameter.name!r}", value, parameter)
         array = as_array(value)
         shape = (problem.field_size(parameter),) if parameter.is_field else parameter.ufl_shape
         if array.shape != shape and not (array.shape == () and not isinstance(value, OverloadedType)):
@@ -206,6 +208,14 @@ def _given(problem: Semidiscrete, u0: Any, parameters: Mapping[Parameter, Any]) 
             )
         found[parameter.name] = value if isinstance(value, OverloadedType) else np.broadcast_to(array, shape).copy()
     return found
+
+
+def _check_layout(problem: Semidiscrete, label: str, function: Any, parameter: Parameter | None = None) -> None:
+    if not problem.has_layout(function, parameter):
+        raise ValueError(
+            f"{label}: a function on another mesh or grid, or of another element, given; on the tape it must be in the "
+            f"space of the problem's {'state' if parameter is None else 'field'}"
+        )
 
 
 class SolveOperation(Operation):
@@ -222,6 +232,19 @@ class SolveOperation(Operation):
     ) -> None:
         super().__init__()
         self._problem, self._arguments, self._u0 = problem, arguments, u0
+        if isinstance(u0, OverloadedType):
+            _check_layout(problem, "u0", u0)
+        elif not isinstance(u0, Initial):
+            # The tape's own copy: what was given may change later.
+            with stop_annotating():
+                self._u0 = problem.initial(u0)
+        for function in problem.data_functions:
+            if isinstance(function, OverloadedType):
+                raise ValueError(
+                    f"the equation contains {function.name!r}, a function on the tape, which is no input of the solve: "
+                    "write a Parameter with field=True in its place, and hand the function over by "
+                    "solve(parameters={parameter: function})"
+                )
         self._fixed = {name: value for name, value in given.items() if not isinstance(value, OverloadedType)}
         self._trajectory = Trajectory(problem, u0 if isinstance(u0, Initial) else None, integrals, checkpoints)
         self._names: list[str | None] = []  # of the parameters among the inputs; the initial state has none
@@ -245,12 +268,9 @@ class SolveOperation(Operation):
         self._arguments |= {"observe": solution.times or None, "rescue": None, "progress": False}
         if isinstance(self._arguments["dt"], integrate.Adaptive):
             self._arguments["dt"] = integrate.Frozen(solution.steps)
-        get_working_tape().add_block(self)
         states = States(self._problem, rows_of(solution), [*solution.times, solution.t])
-        self.add_output(states.create_block_variable())
         numbers = [AdjFloat(value) for value in self._trajectory.integral_values]
-        for number in numbers:
-            self.add_output(number.create_block_variable())
+        self.record(states, *numbers)
         taped = TapedSolution(**vars(solution), on_tape=states)
         taped.integrals = numbers
         return taped
@@ -269,17 +289,22 @@ class SolveOperation(Operation):
         self._solved_for = None
         with self._holding(inputs):
             solution = integrate.solve(self._problem, u0, **self._arguments, recorder=self._trajectory)
-        self._solved_for = inputs
+        self._solved_for = [*inputs, *self._data()]
         return solution
+
+    def _data(self) -> list[Array]:
+        """Values of functions in the equation that are no inputs, to notice where a user has changed them."""
+        return [as_array(function) for function in self._problem.data_functions]
+
+    def is_current(self) -> bool:
+        before, now = self._solved_for, [*self.values(), *self._data()]
+        same = before is not None and all(np.array_equal(a, b) for a, b in zip(before, now, strict=True))
+        return bool(self._problem.comm.allreduce(same, op=MPI.LAND))
 
     @contextmanager
     def _solved(self) -> Iterator[Trajectory]:
-        """The trajectory for the inputs' present values, which the parameters have meanwhile."""
-        inputs, before = self.values(), self._solved_for
-        same = before is not None and all(np.array_equal(a, b) for a, b in zip(before, inputs, strict=True))
-        if not self._problem.comm.allreduce(same, op=MPI.LAND):
-            self._solve(inputs)
-        with self._holding(inputs):
+        """The trajectory, while the parameters have the values it was made for."""
+        with self._holding(self.values()):
             yield self._trajectory
 
     def evaluate(self) -> list[Any]:
@@ -336,15 +361,19 @@ class SolveOperation(Operation):
 def settle(parameter: Parameter, problem: Semidiscrete) -> None:
     """Make a parameter ready to be an input: its present value counts, and a field is laid out as this problem has it.
 
-    A tape that was played with other values has left these with the parameter's variable there.
+    A tape that was played with other values has left these with the parameter's variable there. A field that no tape
+    knows any more may get another layout.
 
     Raises
     ------
     ValueError
         If a field is on the tape with the layout of another problem.
     """
-    if parameter.is_field and parameter.home is None:
-        parameter.home = problem
+    if parameter.is_field and parameter.home is not problem:
+        unknown = problem.comm.allreduce(parameter._block_variable() is None, op=MPI.LAND)
+        if parameter.home is None or unknown:
+            parameter.clear_block_variable()
+            parameter.home = problem
     if parameter.is_field and parameter.home is not problem:
         raise ValueError(
             f"field parameter {parameter.name!r} is on the tape with its values in another problem; give each problem "
@@ -390,9 +419,7 @@ def _extract(states: States | None, index: int) -> Any:
     with stop_annotating():
         function = _overloaded(states.problem, states.values[index])
     if annotate_tape():
-        block = _Extraction(states, index)
-        get_working_tape().add_block(block)
-        block.add_output(function.create_block_variable())
+        _Extraction(states, index).record(function)
     return function
 
 

@@ -16,7 +16,8 @@ from npde_fem.parallel import alike
 from npde_fem.solve.integrate import Solution
 
 import numpy as np
-from pyadjoint import AdjFloat, annotate_tape, get_working_tape
+from mpi4py import MPI
+from pyadjoint import AdjFloat, annotate_tape
 from pyadjoint.tape import stop_annotating
 
 __all__ = ["integral", "misfit"]
@@ -74,9 +75,7 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
         states = rows_of(solution)
         value = AdjFloat(gap.value(states))
     if annotate_tape() and isinstance(solution, TapedSolution):
-        block = _Misfit(gap, solution.on_tape)
-        get_working_tape().add_block(block)
-        block.add_output(value.create_block_variable())
+        _Misfit(gap, solution.on_tape).record(value)
     return value
 
 
@@ -244,8 +243,7 @@ def integral(of: Semidiscrete | Solution, function: Callable, index: int = -1) -
     with stop_annotating():
         value = AdjFloat(block.value(None if solution is None else rows_of(solution)))
     if annotate_tape():
-        get_working_tape().add_block(block)
-        block.add_output(value.create_block_variable())
+        block.record(value)
     return value
 
 
@@ -260,6 +258,7 @@ class _IntegralOperation(Operation):
         self._state, self._direction = problem.new_state(), problem.new_state()
         self._known: dict[tuple[Parameter, ...], tuple[Linearised, Integral]] = {}
         self._names: list[str | None] = []  # of the parameters among the inputs; the states have none
+        self._evaluated_for: dict[str, Array] | None = None
         if not annotate_tape():
             return
         for name, parameter in problem.parameters.items():
@@ -269,6 +268,7 @@ class _IntegralOperation(Operation):
         if isinstance(solution, TapedSolution):
             self._names.append(None)
             self.add_dependency(solution.on_tape)
+        self._evaluated_for, _ = self._sorted(self.values())
 
     def _by(self, names: Iterable[str | None]) -> tuple[Linearised, Integral]:
         chosen = set(names)
@@ -300,10 +300,18 @@ class _IntegralOperation(Operation):
         named = {name: a for name, a in pairs if name is not None and a is not None}
         return named, next((a for name, a in pairs if name is None), None)
 
+    def is_current(self) -> bool:
+        values, _ = self._sorted(self.values())
+        before = self._evaluated_for
+        same = before is not None and all(np.array_equal(before[name], values[name]) for name in values)
+        return bool(self._problem.comm.allreduce(same, op=MPI.LAND))
+
     def evaluate(self) -> list[Any]:
         values, states = self._sorted(self.values())
         with holding(self._problem, values):
-            return [AdjFloat(self.value(states))]
+            found = [AdjFloat(self.value(states))]
+        self._evaluated_for = values
+        return found
 
     def adjoint(self, wanted: Sequence[int], by: Sequence[Any]) -> dict[int, Any]:
         return self._derivative(wanted, float(by[0]), None)

@@ -9,7 +9,8 @@ from typing import Any
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.optimize.values import as_array
 
-from pyadjoint import Block
+from pyadjoint import Block, get_working_tape
+from pyadjoint.tape import stop_annotating
 
 __all__ = ["Operation"]
 
@@ -45,7 +46,41 @@ class Operation(Block, ABC):
         found = (variable.tlm_value for variable in self.get_dependencies())
         return [None if value is None else as_array(value) for value in found]
 
-    # -- pyadjoint's protocol: prepare all, then hand out one by one -----------------------------------------
+    def is_current(self) -> bool:
+        """Whether the outputs are those of the inputs' present values (collective)."""
+        return True
+
+    def record(self, *outputs: Any) -> None:
+        """Put the operation, and what it gave, on the working tape."""
+        get_working_tape().add_block(self)
+        for output in outputs:
+            self.add_output(output.create_block_variable())
+
+    # -- pyadjoint's protocol ---------------------------------------------------------------------------------
+
+    def reset_variables(self, types: Any = None) -> None:
+        """Begin a sweep; if an optimiser has moved the controls without playing the tape, play it first.
+
+        Raises
+        ------
+        RuntimeError
+            If that is needed on a tape that is not the working one.
+        """
+        super().reset_variables(types)
+        if self.is_current():
+            return
+        tape = get_working_tape()
+        if tape is None or self not in tape.get_blocks():
+            raise RuntimeError(
+                f"the tape that {self} stands on was given other values and not played with them: evaluate the reduced "
+                "functional before its derivatives, or make this tape the working one"
+            )
+        blocks = tape.get_blocks()
+        with stop_annotating():
+            for block in blocks[blocks.index(self) :]:
+                block.recompute()
+
+    # What is prepared at once is handed out one by one.
 
     def prepare_recompute_component(self, inputs: Any, relevant_outputs: Any) -> list[Any]:
         return self.evaluate()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.optimize.variables import Variables
-from npde_fem.parallel import alike, is_terminal
+from npde_fem.parallel import Refused, alike, is_terminal
 from npde_fem.solve.integrate import SolveError
 from npde_fem.solve.restart import read_values, write_values
 
@@ -132,7 +132,7 @@ class Search:
         self.evaluations += 1
         try:
             self._put_on_tape(point)
-        except (SolveError, ArithmeticError):
+        except (SolveError, Refused, ArithmeticError):
             self._on_tape = None
             if self._current is None:
                 raise

@@ -143,7 +143,7 @@ class Sweep:
         explicit, lagged = self._later_weights
         if explicit:
             self._pull(of.explicit_part, self._later, explicit, source)
-        if lagged and w and lin.prescribed is None:
+        if lagged and w and lin.prescribed is None and not lin.with_damping:
             # The matrix at hand gives R'^T lambda = (M^T lambda - A^T lambda) / w on the free dofs.
             for order, (s, later, mass) in enumerate(zip(source, self._later, self._later_mass, strict=True)):
                 self._solver.transposed_times(later, work)

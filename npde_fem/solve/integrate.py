@@ -12,7 +12,7 @@ from math import ceil, isfinite
 from typing import Any, Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.parallel import is_terminal, warn_once
+from npde_fem.parallel import Refused, is_terminal, warn_once
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.restart import save
 from npde_fem.solve.schemes import CrankNicolson, Scheme
@@ -195,8 +195,8 @@ def solve(
     if np.any(np.asarray(problem.equation.inertia, dtype=object) != 0):
         raise ValueError("solve: the equation has inertia (second order in time); no scheme here integrates it")
     problem.update()
-    values = problem.initial(u0)
     if problem.stationary:
+        values = problem.initial(u0)
         if any(given is not None for given in (t, dt, observe)):
             raise ValueError(
                 "solve: t and dt (and observe) are for equations with a time derivative; this one is stationary "
@@ -210,6 +210,7 @@ def solve(
         raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
+    values = problem.initial(u0, t0)
     problem.check_diffusion(t0, values)
     with ExitStack() as stack:
         stepper = make_stepper(problem, scheme)
@@ -534,7 +535,7 @@ def _check_stability(problem: Semidiscrete, scheme: Scheme, t: float, values: Ar
         return
     limit = scheme.stable_to / radius
     if dt > limit * 1.0001:
-        raise ValueError(
+        raise Refused(
             f"dt = {dt:g} is above the stability limit {limit:.4g} of {scheme.name} for this problem "
             f"(spectral radius about {radius:.4g}): take a smaller step or an implicit scheme"
         )

@@ -141,6 +141,8 @@ class LinearSolver:
         if not self._configured or (symmetric != self._symmetric and not self._direct):
             set_method(self._ksp, symmetric, self.problem.stationary)
             self._ksp.setFromOptions()
+            # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
+            self._ksp.setTolerances(rtol=_RTOL)
             self._configured = True
         self._symmetric = symmetric
 

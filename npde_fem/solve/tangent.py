@@ -165,8 +165,8 @@ class StageSolver:
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         if self._w and self._linear is not None:
             self._linear.solve(right, out, transposed)
-        else:
-            self._of.problem.solve_mass(right, out, transposed)
+        elif not self._of.problem.solve_mass(right, out, transposed):
+            out[:] = np.nan
 
     def close(self) -> None:
         if self._linear is not None:

@@ -81,7 +81,7 @@ def start(problem):
 def density(problem):
     """A density to be integrated in space and time."""
     height = problem.parameters["height"]
-    return lambda u, x, t: u**3 * height**2 + x[0] * u * (1 + t)
+    return lambda u, x, t: 3 * height**2 * u + u**3 * (1 + t) * x[0]
 
 
 def arguments(scheme):
@@ -101,9 +101,9 @@ def loss_of(solution):
     return (
         npde.misfit(solution, numbers, at=POINTS, sigma=0.4)
         + npde.misfit(solution, [0.1, lambda x: 0.2 + x[0]][:times], sigma=np.array([0.5, 0.3])[:times])
-        + 0.5 * solution.integrals[0] ** 2
+        + 5 * solution.integrals[0] ** 2
         + npde.integral(solution, lambda u, x, t: 20 * D * u**3)
-        + npde.integral(problem, lambda u, x, t: 100 * ufl.inner(ufl.grad(D), ufl.grad(D)) * r)
+        + npde.integral(problem, lambda u, x, t: 100 * ufl.inner(ufl.grad(D), ufl.grad(D)) * r**2)
     )
 
 
@@ -185,11 +185,11 @@ class Experiment:
         ]
 
     def rates(self, direction, slope, curvature):
-        """Rates of the remainders, each the best of four halvings: long steps see higher terms, short ones rounding.
+        """Rates of the remainders, each the best of five halvings: long steps see higher terms, short ones rounding.
 
         That of a second one of nothing but rounding errors is infinite.
         """
-        value, steps = float(self.loss), 0.2 * 0.5 ** np.arange(5)
+        value, steps = float(self.loss), 0.4 * 0.5 ** np.arange(6)
         first = np.array([self.value(direction, e) for e in steps]) - value - steps * slope
         second = first - 0.5 * steps**2 * curvature
         self.value({}, 0.0)
