@@ -68,6 +68,9 @@ def holding(problem: Semidiscrete, values: Mapping[str, Array]) -> Iterator[None
         parameter = problem.parameters[name]
         return problem.field_values(name) if parameter.is_field else np.array(parameter.value)
 
+    if not values:
+        yield
+        return
     before = {name: now(name) for name in values}
     try:
         for name, value in values.items():
