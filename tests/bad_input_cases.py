@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem as npde
+from npde_fem.parallel import Refused
 
 import dolfinx
 import numpy as np
@@ -48,7 +49,7 @@ class Case:
             if caught and caught[0].filename != __file__:
                 return f"the warning points to {caught[0].filename}, not to the caller of solve"
             outcome = caught[0].message if caught else None
-        if type(outcome) is not self.error:
+        if type(outcome) not in (self.error, Refused) or not isinstance(outcome, self.error):
             return f"{self.error.__name__} expected, got {outcome!r}"
         missing = [f for f in self.fragments if f not in str(outcome)]
         return f"{missing} missing in the message: {outcome}" if missing else ""
