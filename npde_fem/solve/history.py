@@ -183,22 +183,31 @@ class Checkpointed(History):
             self._store.clear()
             march.start(0, self._start)
         self._last, forward_done, work = None, False, self._start.copy()
+        standing, reached, end = not fresh, steps, np.empty_like(work)
         for action in self._schedule(steps):
             match action:
                 case schedules.Forward() if forward_done or not fresh:
                     for step in action:
                         if action.write_ics and step == action.n0:
                             self._store.put(action.storage, step, work)
+                        if self._stages == 1 and forward_done and step + 1 == reached:
+                            # A step of one stage ends where the one just yielded began.
+                            stages[:, 0], stages[:, 1] = work, end
+                            continue
+                        if not standing:
+                            march.start(step, work)
+                            standing = True
                         march.step(step, stages)
                         work[:] = stages[:, -1]
                 case schedules.EndForward():
                     forward_done = True
                 case schedules.Copy() | schedules.Move():
                     self._store.get(action.from_storage, action.n, work, drop=isinstance(action, schedules.Move))
-                    march.start(action.n, work)
+                    standing = False
                 case schedules.Reverse():
                     for step in action:
                         yield step, stages
+                        reached, end[:] = step, stages[:, 0]
         self._store.clear()
 
 
