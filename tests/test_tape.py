@@ -1,5 +1,8 @@
 """What a tape must not get wrong: data changed behind its back, layouts that do not fit, controls that were moved."""
 
+import gc
+import weakref
+
 import npde_fem as npde
 
 import numpy as np
@@ -191,3 +194,21 @@ def test_a_rank_without_dofs(mpirun):
     """Two cells on three ranks."""
     one, three = (float(mpirun(n, "few_dofs.py").stdout.split()[-1]) for n in (1, 3))
     assert one == pytest.approx(three, rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["fem", "fd"])
+@pytest.mark.parametrize("on_tape", [False, True])
+def test_problems_end(method, on_tape):
+    """A problem that nobody uses any more goes, with its solvers and what these hold of MPI."""
+
+    def use():
+        rate = npde.Parameter("r", 1.0)
+        problem = problem_of(npde.physics.fisher_kpp(0.1, rate), method)
+        npde.solve(problem, start, **WHEN)
+        if on_tape:
+            reduced(lambda: npde.misfit(npde.solve(problem, start, **WHEN), 0.1), rate).derivative()
+        return weakref.ref(problem)
+
+    gone = use()
+    gc.collect()
+    assert gone() is None

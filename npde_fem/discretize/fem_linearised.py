@@ -7,6 +7,7 @@ over the mesh, so all numbers share one form and one pass over the cells.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ class _Functional:
     """
 
     def __init__(self, owner: FEMLinearised, form: ufl.Form | None) -> None:
-        self._owner, self._form = owner, form
+        self._owner: FEMLinearised = _weak(owner)
+        self._form = form
 
     @cached_property
     def second(self) -> _Functional:
@@ -181,6 +183,11 @@ class _Functional:
             self.by_numbers.add_to(collector.numbers)
 
 
+def _weak(owner: FEMLinearised) -> FEMLinearised:
+    """A reference to the owner that does not keep it alive: the owner keeps those that have it."""
+    return owner if isinstance(owner, weakref.ProxyType) else weakref.proxy(owner)
+
+
 def _expand(form: ufl.Form) -> ufl.Form:
     return ufl.algorithms.expand_derivatives(form)
 
@@ -195,7 +202,10 @@ class FEMLinearised(Linearised):
     problem: FEM
 
     def __init__(self, problem: FEM, controls: Sequence[Parameter]) -> None:
-        self.problem, self.controls = problem, checked_controls(problem, controls)
+        # The problem owns this; a strong reference back would leave both, and what they hold of MPI, to the garbage
+        # collector, which comes by at another time on each rank.
+        self.problem = weakref.proxy(problem)
+        self.controls = checked_controls(problem, controls)
         self.symbols = _Symbols(problem, self.controls)
         self.collector = _Collector(problem.comm, self.symbols)
         self.u = problem.state_function
@@ -266,7 +276,7 @@ class FEMLinearised(Linearised):
             function.x.scatter_forward()
         for name, constant in self.symbols.number_directions.items():
             constant.value[...] = delta.get(name, 0.0)
-        self.problem.version += 1
+        self.problem.version.next()
 
     # -- terms -----------------------------------------------------------------------------------------------
 
@@ -406,7 +416,8 @@ class _NodalPart:
         dofs: npt.NDArray[np.int32],
         value_dofs: npt.NDArray[np.int32],
     ) -> None:
-        self._owner, self.data, self._dofs = owner, data, dofs
+        self._owner: FEMLinearised = _weak(owner)
+        self.data, self._dofs = data, dofs
         self._points = space.element.interpolation_points
         bs = space.dofmap.index_map_bs
         # One cell, and the node's place in it, for every dof.

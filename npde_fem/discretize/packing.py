@@ -6,16 +6,27 @@ parameters change between solves only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from dolfinx import fem, la
 
-__all__ = ["Packed"]
+__all__ = ["Packed", "Version"]
 
 Array = npt.NDArray[np.float64]
+
+
+class Version:
+    """A number that goes up whenever something may have changed."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def next(self) -> None:
+        """Tell of a change."""
+        self.number += 1
 
 
 class _Columns(NamedTuple):
@@ -37,11 +48,11 @@ class Packed:
     settled
         Functions whose values change only when the version does. All others are laid out at every assembly.
     version
-        Gives a number that changes whenever values of settled functions may have.
+        Goes up whenever values of settled functions may have changed.
     """
 
-    def __init__(self, form: fem.Form, settled: Collection[fem.Function], version: Callable[[], int]) -> None:
-        self.form, self._version, self._packed_at = form, version, version()
+    def __init__(self, form: fem.Form, settled: Collection[fem.Function], version: Version) -> None:
+        self.form, self._version, self._packed_at = form, version, version.number
         self._packed = fem.pack_coefficients(form)
         self._columns: list[_Columns] = []
         at_rest = {function._cpp_object for function in settled}
@@ -64,10 +75,10 @@ class Packed:
 
     def _coefficients(self) -> dict[Any, Array]:
         """Return the coefficients' present values, laid out for the kernels."""
-        if self._packed_at != self._version():
+        if self._packed_at != self._version.number:
             for key, packed in fem.pack_coefficients(self.form).items():
                 self._packed[key][...] = packed
-            self._packed_at = self._version()
+            self._packed_at = self._version.number
         for coefficient, dofs, target, work in self._columns:
             np.take(coefficient.x.array, dofs, out=work, mode="clip")
             target[...] = work

@@ -114,8 +114,9 @@ class LinearSolver:
         """Return a solver that was given back, as good as new, or make one."""
         kept = problem.solvers.pop((cls, part, options_now()), None)
         if kept is None:
+            PETSc.garbage_cleanup(problem.comm)
             return cls(problem, part)
-        kept._assembled_for, kept._configured = None, False
+        kept.problem, kept._assembled_for, kept._configured = problem, None, False
         return kept
 
     def give_back(self) -> None:
@@ -124,6 +125,7 @@ class LinearSolver:
             self.destroy()
         else:
             self.problem.solvers[self._key] = self
+            del self.problem  # which owns it now
 
     def destroy(self) -> None:
         """Free the PETSc objects now, on all ranks together."""

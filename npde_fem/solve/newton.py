@@ -8,6 +8,7 @@ the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``
 from __future__ import annotations
 
 import time
+import weakref
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.solve.krylov import SymmetryTest, option_given, options_now, set_method, use_lu
@@ -69,7 +70,9 @@ class Newton:
         """Return a solver that an earlier solve of the problem gave back, as good as new, or make one."""
         kept = problem.solvers.pop((cls, part, stationary, options_now()), None)
         if kept is None:
+            PETSc.garbage_cleanup(problem.comm)
             return cls(problem, part, stationary)
+        kept.problem = problem
         kept.forget()
         return kept
 
@@ -79,6 +82,8 @@ class Newton:
             self.destroy()
         else:
             self.problem.solvers[self._key] = self
+            # The problem owns it now: both must go when the last user of the problem does.
+            del self.problem
 
     def forget(self) -> None:
         """Forget all that an earlier solve left: the Jacobian, the last rate, the counts."""
@@ -96,8 +101,10 @@ class Newton:
     def _make_snes(self) -> None:
         snes = PETSc.SNES().create(self.problem.comm)
         snes.setOptionsPrefix("npde_")
-        snes.setFunction(self._residual, self._f)
-        snes.setJacobian(self._jacobian, self.matrix)
+        # What PETSc holds, the garbage collector does not see: a method would keep this object alive for ever.
+        residual, jacobian = weakref.WeakMethod(self._residual), weakref.WeakMethod(self._jacobian)
+        snes.setFunction(lambda *given: residual()(*given), self._f)  # type: ignore[misc]
+        snes.setJacobian(lambda *given: jacobian()(*given), self.matrix)  # type: ignore[misc]
         snes.setType(PETSc.SNES.Type.NEWTONLS)
         search = PETSc.SNESLineSearch.Type.BT if self.stationary else PETSc.SNESLineSearch.Type.BASIC
         snes.getLineSearch().setType(search)
