@@ -18,7 +18,7 @@ from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative,
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
-from npde_fem.discretize.packing import Packed, Version
+from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -117,7 +117,7 @@ class FEM(Semidiscrete):
         self._check_space(equation, space, mass)
         self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
         self.dim, self.components = space.mesh.geometry.dim, equation.components
-        self._facet_tags, self._lumped, self.version = facet_tags, mass == "lumped", Version()
+        self._facet_tags, self._lumped = facet_tags, mass == "lumped"
         bcs = checked_conditions(bcs, self.components)
         if any(isinstance(bc, Periodic) for bc in bcs):
             raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
@@ -349,13 +349,9 @@ class FEM(Semidiscrete):
             return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
         return self._residuals[term]
 
-    def compile(self, form: ufl.Form, settled: Sequence[fem.Function] = ()) -> Packed:
-        """Compile a form with this project's compiler options.
-
-        Fields of parameters and ``settled`` functions change only when :attr:`version` does.
-        """
-        fields = [bound for parameter, bound in self._bound.items() if parameter.is_field]
-        return Packed(fem.form(form, jit_options=form_options()), [*fields, *settled], self.version)
+    def compile(self, form: ufl.Form) -> Packed:
+        """Compile a form with this project's compiler options."""
+        return Packed(fem.form(form, jit_options=form_options()))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
@@ -453,7 +449,6 @@ class FEM(Semidiscrete):
         function = self._known(parameter)
         function.x.array[: values.size] = values
         function.x.scatter_forward()
-        self.version.next()
 
     def field_size(self, parameter: Parameter | str) -> int:
         space = self._known(parameter).function_space
@@ -478,7 +473,6 @@ class FEM(Semidiscrete):
 
     def update(self) -> None:
         """Take over the current values of the parameters."""
-        self.version.next()
         for parameter, bound in self._bound.items():
             if not parameter.is_field:
                 bound.value[...] = parameter.value

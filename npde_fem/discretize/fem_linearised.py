@@ -216,7 +216,7 @@ class FEMLinearised(Linearised):
         self._tangents: dict[Term, Packed | None] = {}
 
     def compile(self, form: ufl.Form) -> Packed:
-        return self.problem.compile(form, list(self.symbols.field_directions.values()))
+        return self.problem.compile(form)
 
     def assemble(self, form: Packed | None, out: Array) -> None:
         """Assemble a linear form on the state's space into values, constrained dofs too."""
@@ -276,7 +276,6 @@ class FEMLinearised(Linearised):
             function.x.scatter_forward()
         for name, constant in self.symbols.number_directions.items():
             constant.value[...] = delta.get(name, 0.0)
-        self.problem.version.next()
 
     # -- terms -----------------------------------------------------------------------------------------------
 

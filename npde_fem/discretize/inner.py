@@ -14,7 +14,7 @@ from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler
-from npde_fem.discretize.packing import Packed, Version
+from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import NPDE, Parameter, Periodic
 
@@ -56,7 +56,7 @@ def _on_mesh(space: fem.FunctionSpace, kind: InnerKind, length: float, name: str
             raise _no_gradient(name)
         squared = fem.Constant(space.mesh, length**2)
         form += squared * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-    assembler = Assembler(space.mesh.comm, Packed(fem.form(form, jit_options=form_options()), [], Version()))
+    assembler = Assembler(space.mesh.comm, Packed(fem.form(form, jit_options=form_options())))
     matrix = assembler.new_matrix()
     assembler.fill(matrix)
     return matrix

@@ -1,97 +1,70 @@
-"""Compiled forms with their coefficients laid out cell by cell, laid out anew only where they may have changed.
+"""Compiled forms that are assembled many times, with their coefficients laid out cell by cell in one gather.
 
-DOLFINx lays out all coefficients at every assembly, which takes a fifth of the time of a residual's; but fields of
-parameters change between solves only.
+DOLFINx lays out one coefficient after the other, cell by cell, at every assembly, which takes a fifth of the time of a
+residual's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from dolfinx import fem, la
 
-__all__ = ["Packed", "Version"]
+__all__ = ["Packed"]
 
 Array = npt.NDArray[np.float64]
 
 
-class Version:
-    """A number that goes up whenever something may have changed."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def next(self) -> None:
-        """Tell of a change."""
-        self.number += 1
-
-
-class _Columns(NamedTuple):
-    """Where one coefficient's values stand in the array that an integral's kernel reads."""
-
-    coefficient: Any
-    dofs: npt.NDArray[np.int64]
-    target: Array
-    work: Array
-
-
 class Packed:
-    """A compiled form that is assembled many times.
+    """A compiled form; coefficients have their present values at each assembly."""
 
-    Parameters
-    ----------
-    form
-        The form.
-    settled
-        Functions whose values change only when the version does. All others are laid out at every assembly.
-    version
-        Goes up whenever values of settled functions may have changed.
-    """
-
-    def __init__(self, form: fem.Form, settled: Collection[fem.Function], version: Version) -> None:
-        self.form, self._version, self._packed_at = form, version, version.number
+    def __init__(self, form: fem.Form) -> None:
+        self.form = form
         self._packed = fem.pack_coefficients(form)
-        self._columns: list[_Columns] = []
-        at_rest = {function._cpp_object for function in settled}
-        first = 0
-        for coefficient in form._cpp_object.coefficients:
-            dofmap = coefficient.function_space.dofmap
-            dofs = dofmap.map().astype(np.int64)[:, :, None] * dofmap.bs + np.arange(dofmap.bs)
-            dofs = dofs.reshape(dofs.shape[0], dofs.shape[1] * dofs.shape[2])
-            if coefficient not in at_rest:
-                self._follow(coefficient, dofs, slice(first, first + dofs.shape[1]))
-            first += dofs.shape[1]
+        self._coefficients = list(form._cpp_object.coefficients)
+        # Elements such as Nedelec's turn their dofs from cell to cell, which is DOLFINx's business.
+        spaces = [coefficient.function_space for coefficient in self._coefficients]
+        self._gathers = not any(space.element.needs_dof_transformations for space in spaces)
+        sizes = [coefficient.x.array.size for coefficient in self._coefficients]
+        ends = np.cumsum([0, *sizes], dtype=np.int64)
+        self._places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self._values = np.empty(ends[-1])
+        self._dofs: dict[Any, npt.NDArray[np.int64]] = {}
+        if self._gathers:
+            columns = [_dofs(space) + first for space, first in zip(spaces, ends[:-1], strict=True)]
+            for (kind, number), packed in self._packed.items():
+                if packed.size:
+                    entities = form._cpp_object.domains(kind, number)
+                    cells = entities if kind == fem.IntegralType.cell else entities[:, 0]
+                    self._dofs[kind, number] = np.concatenate([dofs[cells] for dofs in columns], axis=1)
 
-    def _follow(self, coefficient: Any, dofs: npt.NDArray[np.int64], columns: slice) -> None:
-        for (kind, number), packed in self._packed.items():
-            if packed.size:
-                entities = self.form._cpp_object.domains(kind, number)
-                cells = entities if kind == fem.IntegralType.cell else entities[:, 0]
-                target = packed[:, columns]
-                self._columns.append(_Columns(coefficient, dofs[cells], target, np.empty(target.shape)))
-
-    def _coefficients(self) -> dict[Any, Array]:
+    def _refresh(self) -> dict[Any, Array]:
         """Return the coefficients' present values, laid out for the kernels."""
-        if self._packed_at != self._version.number:
-            for key, packed in fem.pack_coefficients(self.form).items():
-                self._packed[key][...] = packed
-            self._packed_at = self._version.number
-        for coefficient, dofs, target, work in self._columns:
-            np.take(coefficient.x.array, dofs, out=work, mode="clip")
-            target[...] = work
+        if not self._gathers:
+            return fem.pack_coefficients(self.form)
+        for coefficient, place in zip(self._coefficients, self._places, strict=True):
+            self._values[place] = coefficient.x.array
+        for key, dofs in self._dofs.items():
+            np.take(self._values, dofs, out=self._packed[key], mode="clip")
         return self._packed
 
     def add_to(self, vector: Array) -> None:
         """Add a linear form to this rank's part of a vector, ghosts included."""
-        fem.assemble_vector(vector, self.form, coeffs=self._coefficients())
+        fem.assemble_vector(vector, self.form, coeffs=self._refresh())
 
     def scalar(self) -> float:
         """Return this rank's share of a form without arguments."""
-        return float(fem.assemble_scalar(self.form, coeffs=self._coefficients()))
+        return float(fem.assemble_scalar(self.form, coeffs=self._refresh()))
 
     def add_to_matrix(self, matrix: la.MatrixCSR, bcs: Sequence[fem.DirichletBC]) -> None:
         """Add a bilinear form to this rank's part of a matrix, ghost rows included."""
-        fem.assemble_matrix(matrix, self.form, list(bcs), coeffs=self._coefficients())
+        fem.assemble_matrix(matrix, self.form, list(bcs), coeffs=self._refresh())
+
+
+def _dofs(space: Any) -> npt.NDArray[np.int64]:
+    """Dofs of each cell, blocks unrolled."""
+    bs, blocks = space.dofmap.bs, space.dofmap.map().astype(np.int64)
+    return (blocks[:, :, None] * bs + np.arange(bs)).reshape(blocks.shape[0], blocks.shape[1] * bs)

@@ -14,7 +14,7 @@ from petsc4py import PETSc
 
 __all__ = ["LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
 
-_RTOL = 1e-12
+_RTOL = 1e-11
 
 
 def option_given(name: str) -> bool:
