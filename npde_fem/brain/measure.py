@@ -45,24 +45,6 @@ DAYS = 700.0
 DT = 5.0
 """Default step in days."""
 
-T2 = 0.16
-"""Density above which a tumour shows on T2-weighted images (same source)."""
-
-DAYS = 700.0
-"""Default length of a run in days."""
-
-DT = 5.0
-"""Default step in days."""
-
-DAYS = 700.0
-"""Default length of a run in days."""
-
-DT = 5.0
-"""Default step in days."""
-
-DT = 5.0
-"""Default step in days."""
-
 
 def tumour_size(problem: Semidiscrete, values: Array, threshold: float) -> float:
     """Area in mm^2 (volume in mm^3 in 3D) where the density exceeds a threshold (collective).

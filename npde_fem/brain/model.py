@@ -29,51 +29,6 @@ D_WHITE = 5 * D_GREY
 RATE = 0.012
 """Net rate of proliferation, 1/day (same source, high grade)."""
 
-T1GD = 0.8
-"""Density above which a tumour shows on T1-weighted images with gadolinium (Swanson et al. 2008, Br. J. Cancer 98)."""
-
-T2 = 0.16
-"""Density above which a tumour shows on T2-weighted images (same source)."""
-
-DAYS = 700.0
-"""Default length of a run in days."""
-
-DT = 5.0
-"""Default step in days."""
-
-D_WHITE = 5 * D_GREY
-"""Diffusivity in white matter, mm^2/day: five times that in grey matter (same source)."""
-
-RATE = 0.012
-"""Net rate of proliferation, 1/day (same source, high grade)."""
-
-T1GD = 0.8
-"""Density above which a tumour shows on T1-weighted images with gadolinium (Swanson et al. 2008, Br. J. Cancer 98)."""
-
-T2 = 0.16
-"""Density above which a tumour shows on T2-weighted images (same source)."""
-
-DAYS = 700.0
-"""Default length of a run in days."""
-
-DT = 5.0
-"""Default step in days."""
-
-RATE = 0.012
-"""Net rate of proliferation, 1/day (same source, high grade)."""
-
-T1GD = 0.8
-"""Density above which a tumour shows on T1-weighted images with gadolinium (Swanson et al. 2008, Br. J. Cancer 98)."""
-
-T2 = 0.16
-"""Density above which a tumour shows on T2-weighted images (same source)."""
-
-DAYS = 700.0
-"""Default length of a run in days."""
-
-DT = 5.0
-"""Default step in days."""
-
 
 def anatomy(
     dim: int = 2, spacing: int | None = None, slice_mm: float | None = None, comm: MPI.Comm | None = None
