@@ -478,7 +478,7 @@ class FEM(Semidiscrete):
                 bound.value[...] = parameter.value
         for p in self._prescribed:
             p.refresh()
-        if "_mass" in vars(self):
+        if "_mass" in vars(self) and self._mass_varies:
             self._mass.refresh()
         self._damping_checked = False
 
@@ -577,6 +577,11 @@ class FEM(Semidiscrete):
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.n_owned]
         out[self.constrained] = 0.0
+
+    @cached_property
+    def _mass_varies(self) -> bool:
+        """Whether a parameter, or a user's function, may change M from one solve to the next."""
+        return any(isinstance(e, ufl.Coefficient | ufl.Constant) for e in traverse_unique_terminals(self.damping))
 
     @cached_property
     def _mass(self) -> Mass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ __all__ = ["H1", "L2", "TV", "Regularisation"]
 
 
 @dataclass(frozen=True)
-class Regularisation:
+class Regularisation(ABC):
     """A parameter, and how much its term weighs.
 
     Raises
@@ -45,9 +46,9 @@ class Regularisation:
                 "in every cell; L2 allowed"
             )
 
+    @abstractmethod
     def integrand(self, u: Expr, x: Expr, t: Expr) -> Expr:
         """Return in UFL what the term is the integral of; of a number, the term itself."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

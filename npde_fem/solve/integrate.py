@@ -407,7 +407,7 @@ def _solve_stationary(
     problem.load(values, state)
     problem.constrain(0.0, state)
     problem.store(state, values)
-    newton = Newton.borrow(problem, "all", stationary=True)
+    newton = Newton.borrow(problem, "all", True)
     try:
         if not newton.solve(0.0, values, 1.0, values, 0.0):
             message = (

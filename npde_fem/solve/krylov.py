@@ -5,6 +5,10 @@ All listen to PETSc options with the prefix ``npde_``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Any, Self
+
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.parallel import warn_once
 
@@ -12,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
+__all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
 
 _RTOL = 1e-11
 
@@ -80,7 +84,56 @@ class SymmetryTest:
             vector.destroy()
 
 
-class LinearSolver:
+class Lent(ABC):
+    """A solver that a problem keeps: who needs it borrows it, and gives it back for the next one.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    what
+        What else solvers of this kind differ by: the further arguments of its making.
+
+    Attributes
+    ----------
+    direct
+        Whether LU has taken the place of the iterative method.
+    """
+
+    def __init__(self, problem: Semidiscrete, *what: Hashable) -> None:
+        self.problem, self.direct = problem, False
+        self._key = (type(self), *what, options_now())
+
+    @classmethod
+    def borrow(cls, problem: Semidiscrete, *what: Any) -> Self:
+        """Return a solver that was given back, as good as new, or make one (collective)."""
+        kept = problem.solvers.pop((cls, *what, options_now()), None)
+        if kept is None:
+            PETSc.garbage_cleanup(problem.comm)
+            return cls(problem, *what)
+        kept.problem = problem
+        kept.forget()
+        return kept
+
+    def give_back(self) -> None:
+        """Leave the solver with the problem; one that had to turn to LU, or that is there already, is freed."""
+        if self.direct or self._key in self.problem.solvers:
+            self.destroy()
+        else:
+            self.problem.solvers[self._key] = self
+            # The problem owns it now: both must go when the last user of the problem does.
+            del self.problem
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Forget all that an earlier use left."""
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """Free the PETSc objects now, on all ranks together, rather than when the garbage collector comes by."""
+
+
+class LinearSolver(Lent):
     """Solves with ``A = M - w R'(u)`` and with its transpose; a stationary problem's A is ``-R'(u)``.
 
     Parameters
@@ -92,15 +145,14 @@ class LinearSolver:
     """
 
     def __init__(self, problem: Semidiscrete, part: Part) -> None:
-        self.problem, self.part = problem, part
+        super().__init__(problem, part)
+        self.part = part
         self._with_state, self._with_time = problem.varies(part)
         self._matrix = problem.new_matrix()
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
         self._symmetric = False
         self._assembled_for: tuple[float, float] | None = None
-        self._key = (type(self), part, options_now())
-        self._direct = False
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
         ksp.setOperators(self._matrix)
@@ -109,26 +161,10 @@ class LinearSolver:
         self._ksp = ksp
         self._configured = False
 
-    @classmethod
-    def borrow(cls, problem: Semidiscrete, part: Part) -> LinearSolver:
-        """Return a solver that was given back, as good as new, or make one."""
-        kept = problem.solvers.pop((cls, part, options_now()), None)
-        if kept is None:
-            PETSc.garbage_cleanup(problem.comm)
-            return cls(problem, part)
-        kept.problem, kept._assembled_for, kept._configured = problem, None, False
-        return kept
-
-    def give_back(self) -> None:
-        """Keep the solver for the next sweep; one that had to turn to LU is not kept."""
-        if self._direct or self._key in self.problem.solvers:
-            self.destroy()
-        else:
-            self.problem.solvers[self._key] = self
-            del self.problem  # which owns it now
+    def forget(self) -> None:
+        self._assembled_for, self._configured = None, False
 
     def destroy(self) -> None:
-        """Free the PETSc objects now, on all ranks together."""
         self._is_symmetric.destroy()
         for thing in (self._ksp, self._matrix, self._x, self._b):
             thing.destroy()
@@ -140,7 +176,7 @@ class LinearSolver:
         self.problem.jacobian(t, state, 0.0 if self.problem.stationary else 1.0, w, self._matrix, self.part)
         self._assembled_for = (t if self._with_time else 0.0, w)
         symmetric = self._is_symmetric()
-        if not self._configured or (symmetric != self._symmetric and not self._direct):
+        if not self._configured or (symmetric != self._symmetric and not self.direct):
             set_method(self._ksp, symmetric, self.problem.stationary)
             self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
@@ -165,9 +201,9 @@ class LinearSolver:
         self._b.array[:] = right
         self._x.array[:] = out
         if not self._run(transposed):
-            if not self._direct:
+            if not self.direct:
                 use_lu(self._ksp, self.problem.comm)
-                self._direct = True
+                self.direct = True
             if not self._run(transposed):
                 raise RuntimeError(
                     f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "

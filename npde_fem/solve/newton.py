@@ -11,7 +11,7 @@ import time
 import weakref
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
-from npde_fem.solve.krylov import SymmetryTest, option_given, options_now, set_method, use_lu
+from npde_fem.solve.krylov import Lent, SymmetryTest, option_given, set_method, use_lu
 
 import numpy as np
 from mpi4py import MPI
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-10
 _CHORD_ITERATIONS = 3
 
 
-class Newton:
+class Newton(Lent):
     """Solver of ``M u - b - w R(u, t) = 0`` for one problem; it owns the vectors, the matrix and the SNES.
 
     Parameters
@@ -44,7 +44,8 @@ class Newton:
     """
 
     def __init__(self, problem: Semidiscrete, part: Part, stationary: bool = False) -> None:
-        self.problem, self.part, self.stationary = problem, part, stationary
+        super().__init__(problem, part, stationary)
+        self.part, self.stationary = part, stationary
         self._with_state, self._with_time = problem.varies(part)
         self.matrix = problem.new_matrix()
         self.x, self._f = self.matrix.createVecs()
@@ -61,39 +62,15 @@ class Newton:
         self.newton_iterations = self.linear_iterations = 0
         self.assembly_seconds = 0.0
         self.residual_norm = 0.0
-        self.direct = False
-        self._key = (type(self), part, stationary, options_now())
         self._make_snes()
 
-    @classmethod
-    def borrow(cls, problem: Semidiscrete, part: Part, stationary: bool = False) -> Newton:
-        """Return a solver that an earlier solve of the problem gave back, as good as new, or make one."""
-        kept = problem.solvers.pop((cls, part, stationary, options_now()), None)
-        if kept is None:
-            PETSc.garbage_cleanup(problem.comm)
-            return cls(problem, part, stationary)
-        kept.problem = problem
-        kept.forget()
-        return kept
-
-    def give_back(self) -> None:
-        """Keep the solver for the next solve of the problem; one that had to turn to LU is not kept."""
-        if self.direct or self._key in self.problem.solvers:
-            self.destroy()
-        else:
-            self.problem.solvers[self._key] = self
-            # The problem owns it now: both must go when the last user of the problem does.
-            del self.problem
-
     def forget(self) -> None:
-        """Forget all that an earlier solve left: the Jacobian, the last rate, the counts."""
         self._evaluated_at, self._assembled_for, self._stale, self._configured = np.nan, None, True, False
         self._evaluated[:] = np.nan
         self.newton_iterations = self.linear_iterations = 0
         self.assembly_seconds = 0.0
 
     def destroy(self) -> None:
-        """Free the PETSc objects now, on all ranks together, rather than when the garbage collector comes by."""
         self._is_symmetric.destroy()
         for thing in (self.snes, self.matrix, self.x, self._f):
             thing.destroy()
