@@ -12,7 +12,6 @@ from npde_fem.datasets import ScratchAssay
 from npde_fem.discretize import FD, FEM, Grid, Probe, Semidiscrete
 from npde_fem.equation import Parameter
 from npde_fem.optimize import Minimum, PDEConstrainedProblem, misfit, solve
-from npde_fem.parallel import warn_once
 from npde_fem.solve import CrankNicolson
 
 import dolfinx
@@ -255,7 +254,7 @@ def fit(
     first = _flat(free)
     minimum = constrained.minimize("tao-bnls", gtol=1e-7, progress=progress)
     bound = _at_bound(free, first)
-    covariance = _covariance(constrained, free, bound, 2 * minimum.loss / (wells.size - numbers))
+    covariance = constrained.covariance(residuals=wells.size, held=bound)
     solution = solve(
         problem,
         start,
@@ -331,38 +330,6 @@ def _at_bound(parameters: list[Parameter], first: Array) -> npt.NDArray[np.bool_
 
     values, near = _flat(parameters), 1e-6 * np.abs(first)
     return (values <= ends(0, -np.inf) + near) | (values >= ends(1, np.inf) - near)
-
-
-def _covariance(
-    constrained: PDEConstrainedProblem,
-    free: list[Parameter],
-    bound: npt.NDArray[np.bool_],
-    variance: float,
-) -> Array:
-    """``variance H^-1`` among the numbers off their bounds, and zero for the others."""
-    cuts = np.cumsum([np.size(p.value) for p in free])[:-1]
-    inside = np.flatnonzero(~bound)
-    rows = []
-    for i in inside:
-        unit = np.zeros(bound.size)
-        unit[i] = 1.0
-        parts = zip(free, np.split(unit, cuts), strict=True)
-        product = constrained.hessian_product({p.name: v.reshape(p.ufl_shape) for p, v in parts})
-        rows.append(np.concatenate([product[p.name].ravel() for p in free])[inside])
-    result = np.zeros((bound.size, bound.size))
-    if inside.size:
-        hessian = np.array(rows)
-        # Parameters differ by orders of magnitude, so definiteness is that of the Hessian with unit diagonal.
-        size = np.sqrt(np.abs(np.diag(hessian))) + np.finfo(float).tiny
-        scaled = (hessian + hessian.T) / (2 * np.outer(size, size))
-        if np.linalg.eigvalsh(scaled)[0] > 1e-10:
-            inverse = np.linalg.inv(scaled) / np.outer(size, size)
-        else:
-            text = "fit: the data do not determine the parameters (the Hessian is not positive definite)"
-            warn_once(constrained.problem.comm, text, UserWarning)
-            inverse = np.full_like(scaled, np.nan)
-        result[np.ix_(inside, inside)] = variance * inverse
-    return result
 
 
 def _estimates(

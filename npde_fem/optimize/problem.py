@@ -16,6 +16,7 @@ from npde_fem.optimize.regularisation import Regularisation
 from npde_fem.parallel import warn_once
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 from pyadjoint import AdjFloat, Control, ReducedFunctional, Tape
 from pyadjoint.tape import annotate_tape, continue_annotation, pause_annotation, set_working_tape
@@ -154,7 +155,9 @@ class PDEConstrainedProblem:
         self._stands = True
         return result
 
-    def covariance(self, noise: float | None = None, residuals: int | None = None) -> Array:
+    def covariance(
+        self, noise: float | None = None, residuals: int | None = None, held: npt.ArrayLike | None = None
+    ) -> Array:
         """Return the covariance ``noise^2 H^-1`` of number controls, H the Hessian at their present values.
 
         It is that of the estimate, to first order in the noise, where the loss is half a sum of squared residuals
@@ -166,12 +169,14 @@ class PDEConstrainedProblem:
             Standard deviation of the data. 1 by default: the loss divides residuals by it already.
         residuals
             Their number n, where the noise is unknown: then ``noise^2 = 2 J / (n - p)`` with p numbers estimated.
+        held
+            Which of the p numbers, as booleans, are held where they are, for example by a bound; none by default.
 
         Returns
         -------
         Array
-            Shape ``(p, p)``, the numbers in the order of the controls and their entries. NaN, with a warning, where the
-            Hessian is not positive definite, so that this is no minimum.
+            Shape ``(p, p)``, the numbers in the order of the controls and their entries; zero for those held. NaN, with
+            a warning, where the Hessian of the others is not positive definite, so that this is no minimum.
 
         Raises
         ------
@@ -189,21 +194,28 @@ class PDEConstrainedProblem:
             if not residuals > p:
                 raise ValueError(f"covariance: {residuals} residuals given; more than the {p} numbers estimated needed")
             variance = 2 * self.loss() / (residuals - p)
+        free = np.ones(p, dtype=bool) if held is None else ~np.asarray(held, dtype=bool)
+        found = np.zeros((p, p))
+        if not free.any():
+            return found
         self._move()
         self.reduced.derivative()
-        hessian = np.empty((p, p))
-        for i, unit in enumerate(np.eye(p)):
+        rows = []
+        for unit in np.eye(p)[free]:
             parts = np.split(unit, np.cumsum(sizes)[:-1])
             direction = {c.name: v.reshape(c.ufl_shape) for c, v in zip(self.controls, parts, strict=True)}
-            hessian[i] = np.concatenate([v.ravel() for v in self._product(direction).values()])
-        hessian = 0.5 * (hessian + hessian.T)
+            rows.append(np.concatenate([v.ravel() for v in self._product(direction).values()])[free])
+        hessian = 0.5 * (np.array(rows) + np.transpose(rows))
         size = np.sqrt(np.abs(np.diag(hessian)))
         # Parameters may differ by orders of magnitude, so definiteness is that of the Hessian with unit diagonal.
         if not np.all(size > 0) or np.linalg.eigvalsh(hessian / np.outer(size, size))[0] <= 1e-12:
             text = "covariance: the Hessian is not positive definite: this is no minimum that the data determine"
             warn_once(self.problem.comm, text, UserWarning)
-            return np.full((p, p), np.nan)
-        return variance * np.linalg.inv(hessian / np.outer(size, size)) / np.outer(size, size)
+            inverse = np.full_like(hessian, np.nan)
+        else:
+            inverse = np.linalg.inv(hessian / np.outer(size, size)) / np.outer(size, size)
+        found[np.ix_(free, free)] = variance * inverse
+        return found
 
     def standard_errors(self, noise: float | None = None, residuals: int | None = None) -> dict[str, Array]:
         """Return the standard errors of number controls by name, in their shapes; arguments of :meth:`covariance`."""
