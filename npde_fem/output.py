@@ -11,6 +11,7 @@ from typing import Any
 
 from npde_fem.discretize import FD, FEM, Semidiscrete
 from npde_fem.discretize.grid import GridFunction
+from npde_fem.discretize.real import new_function
 from npde_fem.parallel import alike
 
 import basix.ufl
@@ -86,7 +87,7 @@ class _OnMesh:
             space = problem.space
             if degree_one and space.ufl_element().degree > 1:
                 space = fem.functionspace(problem.mesh, ("Lagrange", 1, shape))
-        self.function = fem.Function(space, name="u")
+        self.function = new_function(space, "u")
 
     def take(self, u: Any) -> None:
         """Take over the values of ``u`` (collective)."""

@@ -19,6 +19,7 @@ from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -126,7 +127,7 @@ class FEM(Semidiscrete):
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
-        self._u = fem.Function(space)
+        self._u = new_function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
@@ -197,6 +198,11 @@ class FEM(Semidiscrete):
                 self._bound[parameter] = fem.Constant(self.mesh, parameter.value)
         bound = ufl.replace(expression, {p: b for p, b in self._bound.items()})
         for terminal in traverse_unique_terminals(bound):
+            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
+                raise TypeError(
+                    f"{label} contains {terminal!r} of {np.dtype(terminal.dtype)} values; float64 allowed, as of a "
+                    "Parameter or a DOLFINx function made with dtype=numpy.float64"
+                )
             if isinstance(terminal, ufl.Coefficient | ufl.Constant) and not isinstance(
                 terminal, fem.Function | fem.Constant
             ):
@@ -223,34 +229,34 @@ class FEM(Semidiscrete):
             raise ValueError(
                 f"Parameter {parameter.name!r}: field={parameter.element!r} is no element on this mesh: {error}"
             ) from error
-        function = fem.Function(space, name=parameter.name)
-        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
+        function = new_function(space, parameter.name)
+        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space)
         with alike(self.comm):
             parameter.check(function.x.array)
         function.x.scatter_forward()
         return function
 
-    def _values(self, label: str, data: Any, space: fem.FunctionSpace, like: fem.Function) -> Array:
+    def _values(self, label: str, data: Any, space: fem.FunctionSpace) -> Array:
         """Values of all local dofs of a space from a number, callable, array of owned values, or Function."""
         shape, bs = tuple(space.value_shape), space.dofmap.index_map_bs
-        out = np.zeros_like(like.x.array)
-        owned = space.dofmap.index_map.size_local * bs
-        if isinstance(data, fem.Function):
-            if data.function_space == space:
-                out[:] = data.x.array
-            else:
-                try:
-                    like.interpolate(data)
-                except RuntimeError as error:
-                    raise ValueError(
-                        f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
-                        f"mesh and shape {shape} allowed"
-                    ) from error
-                out[:] = like.x.array
+        index_map = space.dofmap.index_map
+        owned = index_map.size_local * bs
+        out = np.zeros(owned + index_map.num_ghosts * bs)
+        if isinstance(data, fem.Function) and data.function_space != space:
+            given, data = data, fem.Function(space, dtype=data.dtype)
+            try:
+                data.interpolate(given)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
+                    f"mesh and shape {shape} allowed"
+                ) from error
         with alike(self.comm):
-            if callable(data) and not isinstance(data, fem.Function):
+            if isinstance(data, fem.Function):
+                out[:] = real_values(label, data.x.array)
+            elif callable(data):
                 out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
-            elif not isinstance(data, fem.Function):
+            else:
                 array = as_numbers(label, data)
                 if array.shape in {(), shape}:
                     out[:] = np.broadcast_to(array, (out.size // bs, *shape)).reshape(-1)
@@ -351,7 +357,7 @@ class FEM(Semidiscrete):
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
-        return Packed(fem.form(form, jit_options=form_options()))
+        return Packed(compiled(form))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
@@ -365,14 +371,14 @@ class FEM(Semidiscrete):
         data = self._bind("Dirichlet value", data)
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
-            values = fem.Function(self.space)
+            values = new_function(self.space)
             blocks = fem.locate_dofs_topological(self.space, fdim, facets)
             condition = fem.dirichletbc(values, blocks)
             dofs = (blocks[:, None] * bs + np.arange(bs)).ravel().astype(np.int32)
             value_dofs = dofs
         else:
             sub = self.space.sub(component)
-            values = fem.Function(sub.collapse()[0])
+            values = new_function(sub.collapse()[0])
             pairs = fem.locate_dofs_topological((sub, values.function_space), fdim, facets)
             condition = fem.dirichletbc(values, pairs, sub)
             dofs, value_dofs = pairs
@@ -497,7 +503,7 @@ class FEM(Semidiscrete):
     def initial(self, u0: Any, t: float = 0.0) -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
-        return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+        return self._values("u0", u0, self.space)[: self.n_owned].copy()
 
     @cached_property
     def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
@@ -685,7 +691,7 @@ class FEM(Semidiscrete):
 
     def function(self, values: Array, name: str | None = None) -> fem.Function:
         """Return values as a DOLFINx function."""
-        function = fem.Function(self.space, name=name or "u")
+        function = new_function(self.space, name or "u")
         self.refill(function, values)
         return function
 
@@ -710,7 +716,7 @@ class FEM(Semidiscrete):
             return np.tile(constant, self.n_owned // constant.size)
         expression = self.compile_expression(data, points)
         self._t.value = t
-        found = fem.Function(self.space)
+        found = new_function(self.space)
         found.interpolate(expression)
         return found.x.array[: self.n_owned].copy()
 
