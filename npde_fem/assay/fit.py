@@ -12,6 +12,7 @@ from npde_fem.datasets import ScratchAssay
 from npde_fem.discretize import FD, FEM, Grid, Probe, Semidiscrete
 from npde_fem.equation import Parameter
 from npde_fem.optimize import Minimum, PDEConstrainedProblem, misfit, solve
+from npde_fem.optimize.minimize import default_method
 from npde_fem.solve import CrankNicolson
 
 import dolfinx
@@ -252,7 +253,7 @@ def fit(
         progress=False,
     )
     first = _flat(free)
-    minimum = constrained.minimize("tao-bnls", gtol=1e-7, progress=progress)
+    minimum = constrained.minimize(default_method(hessian=True), gtol=1e-7, progress=progress)
     bound = _at_bound(free, first)
     covariance = constrained.covariance(residuals=wells.size, held=bound)
     solution = solve(
