@@ -47,7 +47,7 @@ def test_grid_mesh_is_the_grid():
     problem = problem_of("fd")
     mesh, index = grid_mesh(problem)
     assert mesh.topology.index_map(2).size_global == 8 * 6
-    area = COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(1.0 * ufl.dx(domain=mesh))))
+    area = COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(1.0 * ufl.dx(domain=mesh), dtype=np.float64)))
     assert area == pytest.approx(2.0)
     assert index.size == 9 * 7
 

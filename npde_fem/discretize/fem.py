@@ -198,11 +198,6 @@ class FEM(Semidiscrete):
                 self._bound[parameter] = fem.Constant(self.mesh, parameter.value)
         bound = ufl.replace(expression, {p: b for p, b in self._bound.items()})
         for terminal in traverse_unique_terminals(bound):
-            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
-                raise TypeError(
-                    f"{label} contains {terminal!r} of {np.dtype(terminal.dtype)} values; float64 allowed, as of a "
-                    "Parameter or a DOLFINx function made with dtype=numpy.float64"
-                )
             if isinstance(terminal, ufl.Coefficient | ufl.Constant) and not isinstance(
                 terminal, fem.Function | fem.Constant
             ):
@@ -214,6 +209,11 @@ class FEM(Semidiscrete):
                 raise ValueError(
                     f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
                     "on the same mesh, allowed"
+                )
+            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
+                raise TypeError(
+                    f"{label} contains {str(terminal)!r}, of {np.dtype(terminal.dtype)} values; a Parameter, or a "
+                    "DOLFINx function made with dtype=numpy.float64, allowed"
                 )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
