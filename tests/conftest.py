@@ -10,7 +10,7 @@ SCRIPTS = Path(__file__).parent / "mpi"
 
 
 def pytest_collection_modifyitems(items):
-    """Where PETSc has complex scalars, skip what asks for something that knows real ones only: TAO, and what is marked."""
+    """Where PETSc has complex scalars, skip what is marked as in need of real ones, or is given a method of TAO."""
     for item in [] if HAS_TAO else items:
         mark, given = item.get_closest_marker("real_scalars"), getattr(item, "callspec", None)
         if given is not None and any(str(value).startswith("tao-") for value in given.params.values()):
