@@ -300,7 +300,8 @@ def test_the_same_control_twice():
 def test_tao_is_for_real_scalars(there, monkeypatch):
     monkeypatch.setattr(importlib.import_module("npde_fem.optimize.minimize"), "HAS_TAO", there)
     assert default_method() == ("tao-bqnls" if there else "scipy-lbfgsb") and METHODS[default_method()].bounds
-    assert METHODS[default_method(hessian=True)].hessian and METHODS[default_method(hessian=True)].bounds
+    newton = METHODS[default_method(hessian=True)]
+    assert newton.bounds and newton.hessian == there
     if not there:
         with pytest.raises(ValueError, match="method tao-nls: .* real scalars only, .* one of scipy-lbfgsb, "):
             minimize(valley()[0], "tao-nls")
