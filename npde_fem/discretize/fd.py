@@ -172,7 +172,8 @@ class FD(Semidiscrete):
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
-        self.symbols = Symbols(self.dim, self.components, u, x, t, normal, masked=self.grid.mask is not None)
+        dt = ufl.Constant(domain)
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -574,6 +575,29 @@ class FD(Semidiscrete):
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
         return self._kernels[key]
+
+    @cached_property
+    def flow_data(self) -> Expr:
+        """The flow of the source over the step ``symbols.dt``, lowered, parameters bound."""
+        s = self.symbols
+        return self._meet("flow", self.equation.write_flow(self._ufl_domain, s.u, s.x, s.t, s.dt))
+
+    @cached_property
+    def _flow_kernel(self) -> Callable:
+        zero = ufl.zero(*self.symbols.u.ufl_shape, self.dim)
+        kernel = compile_c(self.comm, rate_source(self.symbols, zero, self.flow_data)).rate
+        kernel.restype = None
+        kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
+        return kernel
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        return np.repeat(self._dividing_volumes, self.components)
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        self._arguments.t, self._arguments.dt = t, step
+        self._flow_kernel(self._arguments, _address(state), _address(out))
+        out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
         """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
