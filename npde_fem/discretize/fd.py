@@ -7,7 +7,7 @@ through the boundary and without source the mass (sum of ``|V_p| u_p``) is const
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -140,6 +140,7 @@ class FD(Semidiscrete):
         if not isinstance(grid, Grid):
             raise TypeError(f"grid must be a Grid, not {type(grid).__name__}: {grid!r}")
         self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
+        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
         self.components = m = equation.state_components
         bcs = checked_conditions(bcs, equation.components)
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
@@ -162,6 +163,10 @@ class FD(Semidiscrete):
         self._fields: dict[str, Array] = {}
         self._lay_out()
         self.update()
+
+    def with_equation(self, equation: NPDE) -> FD:
+        """Return another equation on the same grid with the same boundary conditions."""
+        return FD(equation, self.grid, self._given_conditions)
 
     # -- setting up ------------------------------------------------------------------------------------------
 

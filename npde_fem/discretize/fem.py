@@ -10,7 +10,7 @@ integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -114,6 +114,8 @@ class FEM(Semidiscrete):
         quadrature_degree: int | None = None,
     ) -> None:
         self._check_space(equation, space, mass)
+        self._options = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
+        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
         self.equation, self.mesh, self.comm = equation, space.mesh, space.mesh.comm
         self.given_space = space
         self.space = _space_of_pairs(space, equation) if equation.is_complex else space
@@ -147,6 +149,10 @@ class FEM(Semidiscrete):
         self._rate_vector = la.vector(index_map, bs)
         self._rates, self._jump = np.zeros(self.n_owned), np.zeros(self.n_owned)
         self.update()
+
+    def with_equation(self, equation: NPDE) -> FEM:
+        """Return another equation on the same space with the same boundary conditions."""
+        return FEM(equation, self.given_space, self._given_conditions, **self._options)
 
     # -- setting up ------------------------------------------------------------------------------------------
 

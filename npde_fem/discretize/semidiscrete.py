@@ -63,6 +63,10 @@ class Semidiscrete(ABC):
     unknowns: int
     constrained: npt.NDArray[np.int32]
 
+    @abstractmethod
+    def with_equation(self, equation: NPDE) -> Semidiscrete:
+        """Return another equation on the same space or grid with the same boundary conditions (collective)."""
+
     @property
     @abstractmethod
     def stationary(self) -> bool:
