@@ -114,7 +114,7 @@ class FEM(Semidiscrete):
         quadrature_degree: int | None = None,
     ) -> None:
         self._check_space(equation, space, mass)
-        self._options = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
+        self._options: dict[str, Any] = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
         self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
         self.equation, self.mesh, self.comm = equation, space.mesh, space.mesh.comm
         self.given_space = space
