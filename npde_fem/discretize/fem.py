@@ -755,10 +755,11 @@ class FEM(Semidiscrete):
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)
 
-    def function(self, values: Array, name: str | None = None) -> fem.Function:
-        """Return values as a DOLFINx function in the space given, complex if the state is."""
-        dtype = np.complex128 if self.equation.is_complex else np.float64
-        function = fem.Function(self.given_space, name=name or "u", dtype=dtype)
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
+        """Return values as a DOLFINx function in the space given, complex if the state is; or in that of pairs."""
+        whole = self.equation.is_complex and not pairs
+        space, dtype = (self.given_space, np.complex128) if whole else (self.space, np.float64)
+        function = fem.Function(space, name=name or "u", dtype=dtype)
         self.refill(function, values)
         return function
 
@@ -797,7 +798,7 @@ class FEM(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: fem.Function, values: Array) -> None:
-        owned = values.view(np.complex128) if self.equation.is_complex else values
+        owned = values.view(function.x.array.dtype)
         function.x.array[: owned.size] = owned
         function.x.scatter_forward()
 

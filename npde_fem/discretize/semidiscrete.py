@@ -241,8 +241,11 @@ class Semidiscrete(ABC):
         """Make what :meth:`linearised` returns."""
 
     @abstractmethod
-    def function(self, values: Array, name: str | None = None) -> Any:
-        """Return values as the discretisation's own kind of function."""
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> Any:
+        """Return values as the discretisation's own kind of function, complex if the state is.
+
+        With ``pairs`` a complex state becomes a real function of twice as many components.
+        """
 
     @abstractmethod
     def refill(self, function: Any, values: Array) -> None:
