@@ -9,6 +9,10 @@ STAMP := $(VENV)/.installed
 MANIFESTS := pyproject.toml $(PROVIDER)/pyproject.toml
 # folders too: their time changes when a file in them is added or removed
 SOURCES := $(shell find npde_fem -name __pycache__ -prune -o -print)
+# both discretisations, schemes, derivatives, output, MPI: what depends on PETSc's scalars, in a few minutes
+COMPLEX_TESTS := $(patsubst %,tests/test_%.py,jacobian fem_linearised time_order agreement probe checkpoints tape pdeco \
+	output complex_pairs complex_gradients) "tests/test_mpi.py::test_any_number_of_ranks_gives_the_same_answer[2]" \
+	tests/test_mpi.py::test_petsc_options_are_honoured
 BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
 
 .PHONY: help install demo test test-complex lint bench clean

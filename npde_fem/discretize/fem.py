@@ -10,11 +10,11 @@ integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative, select
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
@@ -35,7 +35,6 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
-    write_callable,
 )
 from npde_fem.parallel import Refused, alike
 
@@ -116,10 +115,15 @@ class FEM(Semidiscrete):
         quadrature_degree: int | None = None,
     ) -> None:
         self._check_space(equation, space, mass)
-        self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
-        self.dim, self.components = space.mesh.geometry.dim, equation.components
+        self._options: dict[str, Any] = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
+        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
+        self.equation, self.mesh, self.comm = equation, space.mesh, space.mesh.comm
+        self.given_space = space
+        self.space = _space_of_pairs(space, equation) if equation.is_complex else space
+        space = self.space
+        self.dim, self.components = space.mesh.geometry.dim, equation.state_components
         self._facet_tags, self._lumped = facet_tags, mass == "lumped"
-        bcs = checked_conditions(bcs, self.components)
+        bcs = checked_conditions(bcs, equation.components)
         if any(isinstance(bc, Periodic) for bc in bcs):
             raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
         self._check_options(facet_tags, quadrature_degree)
@@ -129,6 +133,7 @@ class FEM(Semidiscrete):
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
         self._u = new_function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
+        self._step = fem.Constant(self.mesh, 0.0)
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
@@ -138,13 +143,17 @@ class FEM(Semidiscrete):
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
         self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin)])
-        self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        self._prescribed = [p for bc in bcs if isinstance(bc, Dirichlet) for p in self._prescribe(bc)]
         dofs = [np.zeros(0, dtype=np.int32), *(p.dofs for p in self._prescribed)]
         self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
         self.unknowns = int(self.comm.allreduce(self.n_owned - self.constrained.size))
         self._rate_vector = la.vector(index_map, bs)
         self._rates, self._jump = np.zeros(self.n_owned), np.zeros(self.n_owned)
         self.update()
+
+    def with_equation(self, equation: NPDE) -> FEM:
+        """Return another equation on the same space with the same boundary conditions."""
+        return FEM(equation, self.given_space, self._given_conditions, **self._options)
 
     # -- setting up ------------------------------------------------------------------------------------------
 
@@ -161,10 +170,10 @@ class FEM(Semidiscrete):
                 f"space: continuous Lagrange elements (P or Q) allowed, {kind} {element.family_name} of degree "
                 f"{element.degree} given"
             )
-        if tuple(space.value_shape) != equation.state_shape:
+        if tuple(space.value_shape) != equation.shape:
             raise ValueError(
                 f"space has value shape {tuple(space.value_shape)}; the state of an equation of {equation.components} "
-                f"components has {equation.state_shape}"
+                f"components has {equation.shape}"
             )
         if space.mesh.topology.dim != space.mesh.geometry.dim:
             raise ValueError(
@@ -242,18 +251,10 @@ class FEM(Semidiscrete):
         index_map = space.dofmap.index_map
         owned = index_map.size_local * bs
         out = np.zeros(owned + index_map.num_ghosts * bs)
-        if isinstance(data, fem.Function) and data.function_space != space:
-            given, data = data, fem.Function(space, dtype=data.dtype)
-            try:
-                data.interpolate(given)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
-                    f"mesh and shape {shape} allowed"
-                ) from error
+        given = self._values_of_function(label, data, space) if isinstance(data, fem.Function) else None
         with alike(self.comm):
-            if isinstance(data, fem.Function):
-                out[:] = real_values(label, data.x.array)
+            if given is not None:
+                out[:] = real_values(label, given)
             elif callable(data):
                 out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
             else:
@@ -269,6 +270,20 @@ class FEM(Semidiscrete):
                     )
             finite(label, out)
         return out
+
+    def _values_of_function(self, label: str, function: fem.Function, space: fem.FunctionSpace) -> npt.NDArray[Any]:
+        """Values, of its own type, that a function has at all local dofs of a space."""
+        if function.function_space == space:
+            return function.x.array
+        made = fem.Function(space, dtype=function.dtype)
+        try:
+            made.interpolate(function)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{label}: a function on another mesh or of another shape given ({error}); the problem's mesh and "
+                f"shape {tuple(space.value_shape)} allowed"
+            ) from error
+        return made.x.array
 
     def _facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
         """Boundary facets of this rank that a marker selects."""
@@ -321,16 +336,14 @@ class FEM(Semidiscrete):
         normal = ufl.FacetNormal(self.mesh)
         domain = self.mesh.ufl_domain()
         for k, bc in enumerate(bcs):
-            component = bc.checked_component(self.components)
-            part = (lambda w, c=component: w) if component is None else (lambda w, c=component: w[c])
-            label = type(bc).__name__
-            q = self._bind(f"{label} value", bc.write(bc.value, self.components, domain, self._x, t, normal))
+            held, label = bc.held(self.equation), type(bc).__name__
+            q = self._bind(f"{label} value", bc.write(bc.value, self.equation, domain, self._x, t, normal))
             if q != 0:
-                terms_flux.append(ufl.inner(q, part(v)) * ds(k))
+                terms_flux.append(ufl.inner(q, _part(v, held)) * ds(k))
             if isinstance(bc, Robin):
-                alpha = bc.write(bc.coefficient, 1, domain, self._x, t, normal, name="coefficient")
+                alpha = bc.write_coefficient(bc.coefficient, self.equation, domain, self._x, t, normal)
                 alpha = self._bind("Robin coefficient", alpha)
-                terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
+                terms_flux.append(-ufl.inner(_times(alpha, _part(u, held)), _part(v, held)) * ds(k))
         parts: dict[Part, list[ufl.Form]] = {
             "flux": terms_flux,
             "source": terms_source,
@@ -345,15 +358,33 @@ class FEM(Semidiscrete):
         if self._lumped:
             metadata = {"quadrature_rule": "vertex", "quadrature_degree": 1}
         dx = ufl.Measure("dx", domain=self.mesh, metadata=metadata)
-        b = self._terms.damping
-        return ufl.inner(b * u if b.ufl_shape == () else ufl.dot(b, u), v) * dx
+        return ufl.inner(_times(self._terms.damping, u), v) * dx
 
     def residual(self, term: Term) -> ufl.Form | None:
         """Return the linear form of a term, M u or (part of) R, at :attr:`state_function`; None if it vanishes."""
         if term == "mass":
             form = self._mass_form(self._u, ufl.TestFunction(self.space))
             return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
+        if term == "flow":
+            return self._flow_form
         return self._residuals[term]
+
+    @cached_property
+    def _at_nodes(self) -> ufl.Measure:
+        """Sums over the nodes of the cells, as a quadrature rule: each of its points is one node's."""
+        points = self.space.element.interpolation_points
+        rule = {
+            "quadrature_rule": "custom",
+            "quadrature_points": points,
+            "quadrature_weights": np.full(len(points), 1 / len(points)),
+        }
+        return ufl.Measure("dx", domain=self.mesh, metadata=rule)
+
+    @cached_property
+    def _flow_form(self) -> ufl.Form:
+        domain = self.mesh.ufl_domain()
+        flow = self._bind("flow", self.equation.write_flow(domain, self._u, self._x, self._t, self._step))
+        return ufl.inner(flow, ufl.TestFunction(self.space)) * self._at_nodes
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
@@ -363,12 +394,17 @@ class FEM(Semidiscrete):
         """Compile an expression at points of the reference cell with this project's compiler options."""
         return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
-    def _prescribe(self, bc: Dirichlet) -> _Prescribed:
-        fdim = self.mesh.topology.dim - 1
-        facets = self._facets("Dirichlet", bc.where)
-        component = bc.checked_component(self.components)
-        data = bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t)
+    def _prescribe(self, bc: Dirichlet) -> list[_Prescribed]:
+        facets, held = self._facets("Dirichlet", bc.where), bc.held(self.equation)
+        data = bc.write(bc.value, self.equation, self.mesh.ufl_domain(), self._x, self._t)
         data = self._bind("Dirichlet value", data)
+        if len(held) == self.components:
+            return [self._prescribe_part(None, facets, data)]
+        parts = [data] if len(held) == 1 else [data[k] for k in range(len(held))]
+        return [self._prescribe_part(c, facets, part) for c, part in zip(held, parts, strict=True)]
+
+    def _prescribe_part(self, component: int | None, facets: npt.NDArray, data: Expr) -> _Prescribed:
+        fdim = self.mesh.topology.dim - 1
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
             values = new_function(self.space)
@@ -503,7 +539,22 @@ class FEM(Semidiscrete):
     def initial(self, u0: Any, t: float = 0.0) -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
+        if self.equation.is_complex:
+            return self._complex_values(u0)
         return self._values("u0", u0, self.space)[: self.n_owned].copy()
+
+    def _complex_values(self, u0: Any) -> Array:
+        """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
+        if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
+            return self._values("u0", u0, self.space)[: self.n_owned].copy()
+        if isinstance(u0, fem.Function):
+            values = self._values_of_function("u0", u0, self.given_space)[: self.n_owned // 2]
+            with alike(self.comm):
+                finite("u0", values)
+            return values.astype(np.complex128).view(np.float64)
+        x = self.space.tabulate_dof_coordinates()[: self.n_owned // self.components].T
+        with alike(self.comm):
+            return complex_values("u0", u0, x, self.equation.shape)
 
     @cached_property
     def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
@@ -522,6 +573,8 @@ class FEM(Semidiscrete):
         return np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
 
     def check_diffusion(self, t: float, values: Array) -> None:
+        if self.equation.is_complex:
+            return
         self.set_state(t, values)
         cells = self._cells()
 
@@ -557,9 +610,9 @@ class FEM(Semidiscrete):
     def store(self, state: Array, values: Array) -> None:
         values[:] = state
 
-    def set_state(self, t: float, state: Array) -> None:
-        """Let the forms be evaluated at a state and a time."""
-        self._t.value = t
+    def set_state(self, t: float, state: Array, step: float = 0.0) -> None:
+        """Let the forms be evaluated at a state and a time; ``step`` is that of the flow."""
+        self._t.value, self._step.value = t, step
         self._u.x.array[: self.n_owned] = state
         self._u.x.scatter_forward()
 
@@ -576,13 +629,34 @@ class FEM(Semidiscrete):
             out[:] = 0.0
             return
         self.set_state(t, state)
+        self._assemble(form, out)
+        out[self.constrained] = 0.0
+
+    def _assemble(self, form: Packed, out: Array) -> None:
+        """Write a linear form on the state's space into values."""
         b = self._rate_vector
         b.array[:] = 0.0
         form.add_to(b.array)
         if self.comm.size > 1:
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.n_owned]
-        out[self.constrained] = 0.0
+
+    @cached_property
+    def _packed_flow(self) -> Packed:
+        return self.compile(self._flow_form)
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        v, found = ufl.TestFunction(self.space), np.zeros(self.n_owned)
+        ones = 1.0 if v.ufl_shape == () else ufl.as_vector([1.0] * v.ufl_shape[0])
+        self._assemble(self.compile(ufl.inner(ones, v) * self._at_nodes), found)
+        return found
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        packed = self._packed_flow
+        self.set_state(t, state, step)
+        self._assemble(packed, out)
+        out /= self.nodal_weights
 
     @cached_property
     def _mass_varies(self) -> bool:
@@ -689,21 +763,24 @@ class FEM(Semidiscrete):
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)
 
-    def function(self, values: Array, name: str | None = None) -> fem.Function:
-        """Return values as a DOLFINx function."""
-        function = new_function(self.space, name or "u")
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
+        """Return values as a DOLFINx function in the space given, complex if the state is; or in that of pairs."""
+        if self.equation.is_complex and not pairs:
+            function = fem.Function(self.given_space, name=name or "u", dtype=np.complex128)
+        else:
+            function = new_function(self.space, name or "u")
         self.refill(function, values)
         return function
 
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the mesh, its parameters bound."""
         domain = self.mesh.ufl_domain()
-        return self._bind("function", write_callable("function", function, self.components, domain, self._x, self._t))
+        return self._bind("function", self.equation.write_data("function", function, domain, self._x, self._t))
 
     def write_integral(self, function: Callable) -> ufl.Form | None:
         """Write the integral of a scalar UFL callable ``(u, x, t)``, its parameters bound; None if it vanishes."""
         domain = self.mesh.ufl_domain()
-        integrand = write_callable("integrand", function, 1, domain, self._u, self._x, self._t)
+        integrand = self.equation.write_integrand("integrand", function, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
 
@@ -730,7 +807,8 @@ class FEM(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: fem.Function, values: Array) -> None:
-        function.x.array[: self.n_owned] = values
+        owned = values.view(function.x.array.dtype)
+        function.x.array[: owned.size] = owned
         function.x.scatter_forward()
 
     def coordinates(self) -> Array:
@@ -747,6 +825,29 @@ class FEM(Semidiscrete):
         self.set_state(self._t.value.item(), values)
         local = np.array([form.scalar() for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
+
+
+def _part(w: Any, held: list[int]) -> Any:
+    """Some components of a function: itself if they are all, a scalar if it is one."""
+    if len(held) == max(1, int(np.prod(w.ufl_shape, dtype=int))):
+        return w
+    return w[held[0]] if len(held) == 1 else ufl.as_vector([w[c] for c in held])
+
+
+def _times(matrix: Expr, vector: Expr) -> Expr:
+    return matrix * vector if matrix.ufl_shape == () else ufl.dot(matrix, vector)
+
+
+def _space_of_pairs(space: fem.FunctionSpace, equation: NPDE) -> fem.FunctionSpace:
+    """Return the real space that carries complex functions of a space: twice as many components, the same nodes."""
+    element = space.ufl_element()
+    scalar = basix.ufl.element(
+        element.element_family, element.cell_type, element.degree, lagrange_variant=element.lagrange_variant
+    )
+    pairs = fem.functionspace(space.mesh, basix.ufl.blocked_element(scalar, shape=equation.state_shape))
+    if not np.array_equal(pairs.dofmap.list, space.dofmap.list):
+        raise RuntimeError("DOLFINx numbers the nodes of a space and of its pairs differently")
+    return pairs
 
 
 def _with_fixed_quadrature(forms: Sequence[ufl.Form]) -> ufl.Form:

@@ -42,9 +42,9 @@ def real_values(label: str, values: npt.NDArray[Any]) -> Array:
 
     Raises
     ------
-    ValueError
+    TypeError
         If an imaginary part is not zero.
     """
     if np.any(values.imag):
-        raise ValueError(f"{label}: complex values given; real ones allowed")
+        raise TypeError(f"{label}: complex values given; real ones allowed")
     return values.real
