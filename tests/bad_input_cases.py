@@ -1118,3 +1118,71 @@ def integral_of_a_vector(kit: Kit) -> None:
 @case(TypeError, "integral", "FEM", "FD", "float")
 def integral_of_a_number(kit: Kit) -> None:
     npde.integral(1.0, lambda u, x, t: u)
+
+
+# -- complex equations -------------------------------------------------------------------------------------------
+
+
+@case(TypeError, "u0", "complex values given", "real")
+def complex_start_of_a_real_equation(kit: Kit) -> None:
+    kit.solve(u0=0.5 + 1j)
+
+
+@case(TypeError, "u0", "complex values")
+def complex_start_of_a_real_equation_on_one_rank(kit: Kit) -> None:
+    kit.solve(u0=lambda x: x[0] + (1j if kit.chosen else 0))
+
+
+@case(ValueError, "source is complex", "dtype=complex")
+def complex_source_of_a_real_equation(kit: Kit) -> None:
+    kit.problem(npde.physics.heat(source=lambda x, t: 1j * x[0]))
+
+
+@case(ValueError, "Dirichlet value is complex", "dtype=complex")
+def complex_boundary_data_of_a_real_equation(kit: Kit) -> None:
+    kit.problem(bcs=[npde.Dirichlet(1j)])
+
+
+@case(ValueError, "dtype: float or complex allowed", "int")
+def values_of_integers(kit: Kit) -> None:
+    npde.NPDE(dtype=int)
+
+
+@case(ValueError, "integrand is complex", "abs(u) ** 2")
+def complex_integrand(kit: Kit) -> None:
+    kit.solve(npde.physics.schrodinger(), integrals=[lambda u, x, t: u])
+
+
+@case(ValueError, "(2,)")
+def potential_that_is_a_vector(kit: Kit) -> None:
+    kit.problem(npde.physics.schrodinger(lambda x, t: x))
+
+
+@case(ValueError, "u0", "(7,)", "allowed")
+def complex_start_of_another_size(kit: Kit) -> None:
+    kit.solve(npde.physics.schrodinger(), np.zeros(7, dtype=complex))
+
+
+@case(ValueError, "u0", "NaN or infinite")
+def complex_start_that_is_not_finite_on_one_rank(kit: Kit) -> None:
+    kit.solve(npde.physics.schrodinger(), lambda x: x[0] + (np.nan * 1j if kit.chosen else 0))
+
+
+@case(TypeError, "the power", "integer exponents")
+def power_of_a_complex_state(kit: Kit) -> None:
+    kit.problem(npde.NPDE(source=lambda u, x, t: u**0.5, dtype=complex))
+
+
+@case(ValueError, "strang", "flow", "NPDE(flow=...)")
+def splitting_without_a_flow(kit: Kit) -> None:
+    kit.solve(scheme=npde.Strang())
+
+
+@case(TypeError, "flow", "(u, x, t, dt)")
+def flow_that_is_a_number(kit: Kit) -> None:
+    npde.NPDE(flow=1.0)
+
+
+@case(ValueError, "flow", "shape (2,)")
+def flow_that_is_a_vector(kit: Kit) -> None:
+    kit.solve(npde.NPDE(flow=lambda u, x, t, dt: x), scheme=npde.Strang())

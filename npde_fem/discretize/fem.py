@@ -369,10 +369,13 @@ class FEM(Semidiscrete):
         return ufl.Measure("dx", domain=self.mesh, metadata=rule)
 
     @cached_property
-    def _flow_form(self) -> ufl.Form:
+    def flow_data(self) -> Expr:
         domain = self.mesh.ufl_domain()
-        flow = self._bind("flow", self.equation.write_flow(domain, self._u, self._x, self._t, self._step))
-        return ufl.inner(flow, ufl.TestFunction(self.space)) * self._at_nodes
+        return self._bind("flow", self.equation.write_flow(domain, self._u, self._x, self._t, self._step))
+
+    @cached_property
+    def _flow_form(self) -> ufl.Form:
+        return ufl.inner(self.flow_data, ufl.TestFunction(self.space)) * self._at_nodes
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
