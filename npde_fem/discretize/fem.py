@@ -303,7 +303,8 @@ class FEM(Semidiscrete):
             if label != "Dirichlet":
                 facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
         if not self.comm.allreduce(facets.size):
-            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
+            none = f", which has none across its periodic axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
+            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{none}")
         return facets.astype(np.int32)
 
     def _marked_facets(self, label: str, where: Callable) -> npt.NDArray[np.int32]:
