@@ -18,7 +18,17 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
-from npde_fem.equation import NPDE, Dirichlet, Flux, Initial, Parameter, Periodic, Robin, manufactured
+from npde_fem.equation import (
+    NPDE,
+    ComplexParameter,
+    Dirichlet,
+    Flux,
+    Initial,
+    Parameter,
+    Periodic,
+    Robin,
+    manufactured,
+)
 from npde_fem.optimize import (
     H1,
     L2,
@@ -70,6 +80,7 @@ __all__ = [
     "Adaptive",
     "BackwardEuler",
     "Checkpoints",
+    "ComplexParameter",
     "CrankNicolson",
     "Dirichlet",
     "Flux",

@@ -10,9 +10,10 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
 from npde_fem.discretize.grid import Grid, GridFunction, Layout
@@ -42,7 +43,6 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
-    write_callable,
 )
 from npde_fem.parallel import Refused, alike
 
@@ -76,9 +76,9 @@ class _Prescribed(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point.
+    """Flux through boundary faces: ``area * (value - coefficient u)`` enters some components of a point.
 
-    ``data`` is ``value - coefficient u``.
+    ``data`` is ``value - coefficient u``; the coefficient is one number a face, or a matrix of the components, flat.
     """
 
     faces: Faces
@@ -140,8 +140,8 @@ class FD(Semidiscrete):
         if not isinstance(grid, Grid):
             raise TypeError(f"grid must be a Grid, not {type(grid).__name__}: {grid!r}")
         self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
-        self.components = m = equation.components
-        bcs = checked_conditions(bcs, m)
+        self.components = m = equation.state_components
+        bcs = checked_conditions(bcs, equation.components)
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
         if any(axis >= self.dim for axis in periodic_axes):
             raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
@@ -344,28 +344,28 @@ class FD(Semidiscrete):
 
     # -- boundary conditions ---------------------------------------------------------------------------------
 
-    def _components(self, bc: BoundaryCondition) -> list[int]:
-        component = bc.checked_component(self.components)
-        return list(range(self.components)) if component is None else [component]
-
     def _prescribe(self, bc: Dirichlet) -> _Prescribed:
         s = self.symbols
         points = self.domain.boundary_points("Dirichlet", bc.where)
-        data = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t))
-        return _Prescribed(points, self._components(bc), lower(data), *self._evaluator("Dirichlet value", data, points))
+        data = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t))
+        evaluate, in_time = self._evaluator("Dirichlet value", data, points)
+        return _Prescribed(points, bc.held(self.equation), lower(data), evaluate, in_time)
 
     def _open_faces(self, bc: Flux | Robin) -> _Exchange:
-        label, s = type(bc).__name__, self.symbols
+        label, s, held = type(bc).__name__, self.symbols, bc.held(self.equation)
         faces = self.domain.boundary_faces(label, bc.where)
-        value = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t, s.normal))
+        value = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t, s.normal))
         evaluate, _ = self._evaluator(f"{label} value", value, faces.points)
-        coefficient, in_time, components, data = None, False, self._components(bc), value
+        coefficient, in_time, data = None, False, value
         if isinstance(bc, Robin):
-            alpha = self._bind(bc.write(bc.coefficient, 1, self._ufl_domain, s.x, s.t, s.normal, name="coefficient"))
+            alpha = bc.write_coefficient(bc.coefficient, self.equation, self._ufl_domain, s.x, s.t, s.normal)
+            alpha = self._bind(alpha)
             coefficient, in_time = self._evaluator("Robin coefficient", alpha, faces.points)
-            entire = self.components == 1 or len(components) > 1
-            data = value - alpha * (s.u if entire else s.u[components[0]])
-        return _Exchange(faces, components, lower(data), evaluate, coefficient, in_time)
+            u = s.u
+            if len(held) < self.components:
+                u = s.u[held[0]] if len(held) == 1 else ufl.as_vector([s.u[c] for c in held])
+            data = value - (alpha * u if alpha.ufl_shape == () else ufl.dot(alpha, u))
+        return _Exchange(faces, held, lower(data), evaluate, coefficient, in_time)
 
     def _evaluator_source(self, label: str, expression: Expr) -> str:
         """Return :func:`evaluator_source`; an error for what cannot be evaluated on a grid names the term."""
@@ -486,7 +486,9 @@ class FD(Semidiscrete):
             return self.interpolate(u0.value, t)
         m, layout = self.components, self.layout
         with alike(self.comm):
-            if isinstance(u0, GridFunction):
+            if self.equation.is_complex:
+                flat = self._complex_values(u0)
+            elif isinstance(u0, GridFunction):
                 flat, other = u0.values.copy(), u0.layout
                 if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
                     raise ValueError(
@@ -507,6 +509,31 @@ class FD(Semidiscrete):
             finite("u0", flat)
         return flat
 
+    def _complex_values(self, u0: Any) -> Array:
+        """Real pairs of a complex state from what a user gives."""
+        m, layout = self.equation.components, self.layout
+        if isinstance(u0, GridFunction):
+            other = u0.layout
+            of_pairs = not np.iscomplexobj(u0.values) and u0.components == self.components
+            if (other.start, other.end) != (layout.start, layout.end) or not (of_pairs or u0.components == m):
+                raise ValueError(
+                    f"u0: a grid function of {u0.components} components on {other.points} points given; {m} "
+                    f"components on {layout.points} points, spread alike over the ranks, allowed"
+                )
+            return u0.values.copy() if of_pairs else u0.values.astype(np.complex128).view(np.float64)
+        if (
+            not callable(u0)
+            and np.ndim(u0) >= self.dim
+            and np.shape(u0)[: self.dim]
+            in {
+                self.grid.shape,
+                layout.points,
+                layout.local,
+            }
+        ):
+            u0 = layout.slice_global(np.asarray(u0, dtype=np.complex128), "u0", m)
+        return complex_values("u0", u0, layout.coordinates(), self.equation.shape)
+
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
         """dF/d(grad u) of each component at all points, as functions."""
@@ -518,6 +545,8 @@ class FD(Semidiscrete):
         return [self._evaluator("flux", ufl.as_tensor(b), self.domain.everywhere())[0] for b in blocks]
 
     def check_diffusion(self, t: float, values: Array) -> None:
+        if self.equation.is_complex:
+            return
         self.load(values, self._buffer)
         tensors = [
             evaluate(t, self._buffer).reshape(-1, self.dim, self.dim)[self._inside] for evaluate in self._diffusion
@@ -553,7 +582,11 @@ class FD(Semidiscrete):
             flux = e.value(t, state).copy()
             if e.coefficient is not None:
                 u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
-                flux -= e.coefficient(t, state) * u
+                alpha = e.coefficient(t, state)
+                if alpha.shape[1] == 1:
+                    flux -= alpha * u
+                else:
+                    flux -= np.einsum("nij,nj->ni", alpha.reshape(-1, u.shape[1], u.shape[1]), u)
             found.append((e, flux * e.faces.area[:, None]))
         return found
 
@@ -728,25 +761,31 @@ class FD(Semidiscrete):
         if part != "source":
             for e in self.exchanges:
                 if e.coefficient is not None:
-                    weight = rate_factor * e.faces.area * e.coefficient(t, state)[:, 0]
-                    for c in e.components:
-                        np.add.at(diagonal[:, c, c], e.faces.points.flat, weight)
+                    alpha, k = e.coefficient(t, state), len(e.components)
+                    block = alpha[:, :, None] * np.eye(k) if alpha.shape[1] == 1 else alpha.reshape(-1, k, k)
+                    weight = rate_factor * e.faces.area[:, None, None] * block
+                    for (i, c), (j, other) in product(enumerate(e.components), repeat=2):
+                        if i == j or alpha.shape[1] > 1:
+                            np.add.at(diagonal[:, c, other], e.faces.points.flat, weight[:, i, j])
         for c in range(m):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
 
     def function(self, values: Array, name: str | None = None) -> GridFunction:
-        """Return values as a :class:`GridFunction`."""
-        return GridFunction(self.layout, values.copy(), self.components, name or "u")
+        """Return values as a :class:`GridFunction`, complex if the state is."""
+        owned = values.copy()
+        if self.equation.is_complex:
+            owned = owned.view(np.complex128)
+        return GridFunction(self.layout, owned, self.equation.components, name or "u")
 
     def inside(self, ghosted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
         return self.domain.mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
 
-    def _meet(self, label: str, function: Callable, components: int, *arguments: Expr) -> Expr:
-        """Write a user's callable on the grid; its parameters, if new, become the problem's."""
+    def _meet(self, label: str, written: Expr) -> Expr:
+        """Take in what a user's callable wrote on the grid; its parameters, if new, become the problem's."""
         known = len(self._bound)
-        expression = lower(self._bind(write_callable(label, function, components, self._ufl_domain, *arguments)))
+        expression = lower(self._bind(written))
         if len(self._bound) > known:
             self._lay_out()
             self.update()
@@ -756,12 +795,12 @@ class FD(Semidiscrete):
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the grid, its parameters bound."""
         s = self.symbols
-        return self._meet("function", function, self.components, s.x, s.t)
+        return self._meet("function", self.equation.write_data("function", function, self._ufl_domain, s.x, s.t))
 
     def write_integral(self, function: Callable) -> Expr:
         """Write a scalar UFL callable ``(u, x, t)`` on the grid, its parameters bound."""
-        s = self.symbols
-        return self._meet("integrand", function, 1, s.u, s.x, s.t)
+        s, domain = self.symbols, self._ufl_domain
+        return self._meet("integrand", self.equation.write_integrand("integrand", function, domain, s.u, s.x, s.t))
 
     def _linearise(self, controls: Sequence[Parameter]) -> FDLinearised:
         return FDLinearised(self, controls)
@@ -779,7 +818,7 @@ class FD(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: GridFunction, values: Array) -> None:
-        function.values[:] = values
+        function.values[:] = values.view(np.complex128) if self.equation.is_complex else values
 
     def coordinates(self) -> Array:
         return np.ascontiguousarray(self.layout.coordinates().T)

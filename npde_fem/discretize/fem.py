@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative, select
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
@@ -35,7 +35,6 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
-    write_callable,
 )
 from npde_fem.parallel import Refused, alike
 
@@ -124,8 +123,11 @@ class FEM(Semidiscrete):
         mesh = periodic_mesh(space.mesh, axes) if axes else space.mesh
         if mesh is not space.mesh:
             space = fem.functionspace(mesh, space.ufl_element())
-        self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
-        self.dim, self.components = space.mesh.geometry.dim, equation.components
+        self.equation, self.mesh, self.comm = equation, mesh, mesh.comm
+        self.given_space = space
+        self.space = _space_of_pairs(space, equation) if equation.is_complex else space
+        space = self.space
+        self.dim, self.components = mesh.geometry.dim, equation.state_components
         self._lumped = mass == "lumped"
         self._check_options(facet_tags, quadrature_degree)
         self._facet_tags = self._own_tags(facet_tags)
@@ -144,7 +146,7 @@ class FEM(Semidiscrete):
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
         self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin)])
-        self._prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        self._prescribed = [p for bc in bcs if isinstance(bc, Dirichlet) for p in self._prescribe(bc)]
         dofs = [np.zeros(0, dtype=np.int32), *(p.dofs for p in self._prescribed)]
         self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
         self.unknowns = int(self.comm.allreduce(self.n_owned - self.constrained.size))
@@ -167,10 +169,10 @@ class FEM(Semidiscrete):
                 f"space: continuous Lagrange elements (P or Q) allowed, {kind} {element.family_name} of degree "
                 f"{element.degree} given"
             )
-        if tuple(space.value_shape) != equation.state_shape:
+        if tuple(space.value_shape) != equation.shape:
             raise ValueError(
                 f"space has value shape {tuple(space.value_shape)}; the state of an equation of {equation.components} "
-                f"components has {equation.state_shape}"
+                f"components has {equation.shape}"
             )
         if space.mesh.topology.dim != space.mesh.geometry.dim:
             raise ValueError(
@@ -303,8 +305,8 @@ class FEM(Semidiscrete):
             if label != "Dirichlet":
                 facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
         if not self.comm.allreduce(facets.size):
-            none = f", which has none across its periodic axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
-            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{none}")
+            axes = f", periodic along axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
+            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{axes}")
         return facets.astype(np.int32)
 
     def _marked_facets(self, label: str, where: Callable) -> npt.NDArray[np.int32]:
@@ -355,16 +357,14 @@ class FEM(Semidiscrete):
         normal = ufl.FacetNormal(self.mesh)
         domain = self.mesh.ufl_domain()
         for k, bc in enumerate(bcs):
-            component = bc.checked_component(self.components)
-            part = (lambda w, c=component: w) if component is None else (lambda w, c=component: w[c])
-            label = type(bc).__name__
-            q = self._bind(f"{label} value", bc.write(bc.value, self.components, domain, self._x, t, normal))
+            held, label = bc.held(self.equation), type(bc).__name__
+            q = self._bind(f"{label} value", bc.write(bc.value, self.equation, domain, self._x, t, normal))
             if q != 0:
-                terms_flux.append(ufl.inner(q, part(v)) * ds(k))
+                terms_flux.append(ufl.inner(q, _part(v, held)) * ds(k))
             if isinstance(bc, Robin):
-                alpha = bc.write(bc.coefficient, 1, domain, self._x, t, normal, name="coefficient")
+                alpha = bc.write_coefficient(bc.coefficient, self.equation, domain, self._x, t, normal)
                 alpha = self._bind("Robin coefficient", alpha)
-                terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
+                terms_flux.append(-ufl.inner(_times(alpha, _part(u, held)), _part(v, held)) * ds(k))
         parts: dict[Part, list[ufl.Form]] = {
             "flux": terms_flux,
             "source": terms_source,
@@ -379,8 +379,7 @@ class FEM(Semidiscrete):
         if self._lumped:
             metadata = {"quadrature_rule": "vertex", "quadrature_degree": 1}
         dx = ufl.Measure("dx", domain=self.mesh, metadata=metadata)
-        b = self._terms.damping
-        return ufl.inner(b * u if b.ufl_shape == () else ufl.dot(b, u), v) * dx
+        return ufl.inner(_times(self._terms.damping, u), v) * dx
 
     def residual(self, term: Term) -> ufl.Form | None:
         """Return the linear form of a term, M u or (part of) R, at :attr:`state_function`; None if it vanishes."""
@@ -397,12 +396,17 @@ class FEM(Semidiscrete):
         """Compile an expression at points of the reference cell with this project's compiler options."""
         return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
-    def _prescribe(self, bc: Dirichlet) -> _Prescribed:
-        fdim = self.mesh.topology.dim - 1
-        facets = self._facets("Dirichlet", bc.where)
-        component = bc.checked_component(self.components)
-        data = bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t)
+    def _prescribe(self, bc: Dirichlet) -> list[_Prescribed]:
+        facets, held = self._facets("Dirichlet", bc.where), bc.held(self.equation)
+        data = bc.write(bc.value, self.equation, self.mesh.ufl_domain(), self._x, self._t)
         data = self._bind("Dirichlet value", data)
+        if len(held) == self.components:
+            return [self._prescribe_part(None, facets, data)]
+        parts = [data] if len(held) == 1 else [data[k] for k in range(len(held))]
+        return [self._prescribe_part(c, facets, part) for c, part in zip(held, parts, strict=True)]
+
+    def _prescribe_part(self, component: int | None, facets: npt.NDArray, data: Expr) -> _Prescribed:
+        fdim = self.mesh.topology.dim - 1
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
             values = fem.Function(self.space)
@@ -537,7 +541,26 @@ class FEM(Semidiscrete):
     def initial(self, u0: Any, t: float = 0.0) -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
+        if self.equation.is_complex:
+            return self._complex_values(u0)
         return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+
+    def _complex_values(self, u0: Any) -> Array:
+        """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
+        function = fem.Function(self.given_space, dtype=np.complex128)
+        if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
+            return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+        if isinstance(u0, fem.Function):
+            parts = [fem.Function(self.given_space, dtype=np.float64) for _ in range(2)]
+            for part, take in zip(parts, (np.real, np.imag), strict=True):
+                source = fem.Function(u0.function_space, dtype=np.float64)
+                source.x.array[:] = take(u0.x.array)
+                part.x.array[:] = self._values("u0", source, self.given_space, part)
+            function.x.array[:] = parts[0].x.array + 1j * parts[1].x.array
+            return function.x.array[: self.n_owned // 2].view(np.float64).copy()
+        x = self.coordinates().T
+        with alike(self.comm):
+            return complex_values("u0", u0, x, self.equation.shape)
 
     @cached_property
     def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
@@ -556,6 +579,8 @@ class FEM(Semidiscrete):
         return np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
 
     def check_diffusion(self, t: float, values: Array) -> None:
+        if self.equation.is_complex:
+            return
         self.set_state(t, values)
         cells = self._cells()
 
@@ -724,20 +749,21 @@ class FEM(Semidiscrete):
         return FEMLinearised(self, controls)
 
     def function(self, values: Array, name: str | None = None) -> fem.Function:
-        """Return values as a DOLFINx function."""
-        function = fem.Function(self.space, name=name or "u")
+        """Return values as a DOLFINx function in the space given, complex if the state is."""
+        dtype = np.complex128 if self.equation.is_complex else np.float64
+        function = fem.Function(self.given_space, name=name or "u", dtype=dtype)
         self.refill(function, values)
         return function
 
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the mesh, its parameters bound."""
         domain = self.mesh.ufl_domain()
-        return self._bind("function", write_callable("function", function, self.components, domain, self._x, self._t))
+        return self._bind("function", self.equation.write_data("function", function, domain, self._x, self._t))
 
     def write_integral(self, function: Callable) -> ufl.Form | None:
         """Write the integral of a scalar UFL callable ``(u, x, t)``, its parameters bound; None if it vanishes."""
         domain = self.mesh.ufl_domain()
-        integrand = write_callable("integrand", function, 1, domain, self._u, self._x, self._t)
+        integrand = self.equation.write_integrand("integrand", function, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
 
@@ -764,7 +790,8 @@ class FEM(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: fem.Function, values: Array) -> None:
-        function.x.array[: self.n_owned] = values
+        owned = values.view(np.complex128) if self.equation.is_complex else values
+        function.x.array[: owned.size] = owned
         function.x.scatter_forward()
 
     def coordinates(self) -> Array:
@@ -781,6 +808,29 @@ class FEM(Semidiscrete):
         self.set_state(self._t.value.item(), values)
         local = np.array([form.scalar() for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
+
+
+def _part(w: Any, held: list[int]) -> Any:
+    """Some components of a function: itself if they are all, a scalar if it is one."""
+    if len(held) == max(1, int(np.prod(w.ufl_shape, dtype=int))):
+        return w
+    return w[held[0]] if len(held) == 1 else ufl.as_vector([w[c] for c in held])
+
+
+def _times(matrix: Expr, vector: Expr) -> Expr:
+    return matrix * vector if matrix.ufl_shape == () else ufl.dot(matrix, vector)
+
+
+def _space_of_pairs(space: fem.FunctionSpace, equation: NPDE) -> fem.FunctionSpace:
+    """Return the real space that carries complex functions of a space: twice as many components, the same nodes."""
+    element = space.ufl_element()
+    scalar = basix.ufl.element(
+        element.element_family, element.cell_type, element.degree, lagrange_variant=element.lagrange_variant
+    )
+    pairs = fem.functionspace(space.mesh, basix.ufl.blocked_element(scalar, shape=equation.state_shape))
+    if not np.array_equal(pairs.dofmap.list, space.dofmap.list):
+        raise RuntimeError("DOLFINx numbers the nodes of a space and of its pairs differently")
+    return pairs
 
 
 def _with_fixed_quadrature(forms: Sequence[ufl.Form]) -> ufl.Form:
