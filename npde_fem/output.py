@@ -86,12 +86,13 @@ class _OnMesh:
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
-            space, element = problem.space, problem.space.ufl_element()
+            self._pairs = fem.Function(problem.space)
             mesh = problem.mesh.original if isinstance(problem.mesh, PeriodicMesh) else problem.mesh
+            element = problem.space.ufl_element()
             if degree_one and element.degree > 1:
                 space = fem.functionspace(mesh, ("Lagrange", 1, shape))
-            elif mesh is not problem.mesh:
-                space = fem.functionspace(mesh, element)
+            else:
+                space = problem.space if mesh is problem.mesh else fem.functionspace(mesh, element)
         self.function = fem.Function(space, name="u")
 
     def take(self, u: Any) -> None:
@@ -101,12 +102,16 @@ class _OnMesh:
             self.problem.load(u.values, self._state)
             values = self._state.reshape(-1, m)[self._index]
             self.function.x.array.reshape(-1, m)[self._dofs] = values[self._nodes]
-        elif self.function.function_space == u.function_space:
-            self.function.x.array[:] = u.x.array
-        elif isinstance(u.function_space.mesh, PeriodicMesh):
-            u.function_space.mesh.carry(u, self.function)
+            return
+        # A complex value is the pair of its real and its imaginary part.
+        self._pairs.x.array[:] = u.x.array.view(np.float64)
+        shown, known = self.function.function_space, self._pairs.function_space
+        if shown == known:
+            self.function.x.array[:] = self._pairs.x.array
+        elif isinstance(known.mesh, PeriodicMesh):
+            known.mesh.carry(self._pairs, self.function)
         else:
-            self.function.interpolate(u)
+            self.function.interpolate(self._pairs)
 
 
 class Writer:

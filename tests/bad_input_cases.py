@@ -595,7 +595,7 @@ def slanted_sides(kit: Kit) -> None:
     npde.FEM(npde.physics.heat(), dolfinx.fem.functionspace(mesh, ("Lagrange", 1)), [npde.Periodic(0)])
 
 
-@case(ValueError, "'D'", "another mesh", of=FEM)
+@case(ValueError, "flux", "another mesh", "periodic_mesh", of=FEM)
 def function_on_the_mesh_before(kit: Kit) -> None:
     space = kit.space()
     npde.FEM(npde.physics.heat(dolfinx.fem.Function(space)), space, [npde.Periodic(0)])

@@ -226,6 +226,7 @@ class FEM(Semidiscrete):
                 raise ValueError(
                     f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
                     "on the same mesh, allowed"
+                    + (", made by periodic_mesh beforehand" if isinstance(self.mesh, PeriodicMesh) else "")
                 )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
