@@ -40,6 +40,11 @@ def test_any_number_of_ranks_gives_the_same_answer(ranks, serial, mpirun, tmp_pa
         np.testing.assert_allclose(many[name], one[name], rtol=0, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize(("kind", "axes"), list(script.every_choice()))
+def test_every_cell_and_axis(kind, axes):
+    script.check_mesh(kind, axes, script.GHOSTS.shared_facet)
+
+
 # -- against exact solutions -------------------------------------------------------------------------------------
 
 

@@ -84,8 +84,8 @@ class PeriodicMesh(dolfinx.mesh.Mesh):
         for mesh in (self.original, self):
             mesh.topology.create_connectivity(tdim, tdim - 1)
             mesh.topology.create_connectivity(tdim - 1, tdim)
-            links = mesh.topology.connectivity(tdim, tdim - 1)
-            numbers.append(links.array.reshape(links.num_nodes, -1))
+            facets = dolfinx.cpp.mesh.cell_num_entities(mesh.topology.cell_type, tdim - 1)
+            numbers.append(mesh.topology.connectivity(tdim, tdim - 1).array.reshape(-1, facets))
         old, new = numbers[0][self.original_cells].ravel(), numbers[1][: self.original_cells.size].ravel()
         topologies = self.original.topology, self.topology
         was, still = (_marked_exterior(t, n) for t, n in zip(topologies, (old, new), strict=True))
@@ -94,8 +94,8 @@ class PeriodicMesh(dolfinx.mesh.Mesh):
         known = tags.indices < value.size
         value[tags.indices[known]], tagged[tags.indices[known]] = tags.values[known], True
         keep = tagged[old] & (was == still)
-        facets, first = np.unique(new[keep], return_index=True)
-        return dolfinx.mesh.meshtags(self, tdim - 1, facets, value[old[keep]][first])
+        tagged_facets, first = np.unique(new[keep], return_index=True)
+        return dolfinx.mesh.meshtags(self, tdim - 1, tagged_facets, value[old[keep]][first])
 
 
 def _marked_exterior(topology: dolfinx.mesh.Topology, facets: Cells) -> npt.NDArray[np.bool_]:
