@@ -56,7 +56,8 @@ def as_state(pair: Pair) -> Expr:
     real, imag = pair
     if real.ufl_shape == ():
         return ufl.as_vector([real, imag])
-    return ufl.as_tensor([part[k] for k in range(real.ufl_shape[0]) for part in (real, imag)])
+    rest = (slice(None),) * (len(real.ufl_shape) - 1)
+    return ufl.as_tensor([part[(k, *rest)] for k in range(real.ufl_shape[0]) for part in (real, imag)])
 
 
 def as_flux(pair: Pair, components: int) -> Expr:
@@ -98,7 +99,9 @@ def _square(pair: Pair) -> Expr:
 
 
 def _times(a: Pair, b: Pair) -> Pair:
-    return Pair(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
+    # UFL's * would sum over repeated indices, which here are summed over outside.
+    times = classes.Product
+    return Pair(times(a.real, b.real) - times(a.imag, b.imag), times(a.real, b.imag) + times(a.imag, b.real))
 
 
 def _over(a: Pair, b: Pair) -> Pair:

@@ -261,9 +261,9 @@ def helmholtz(wavenumber: Coefficient, index: Coefficient = 1.0, source: Coeffic
 def paraxial(wavenumber: Coefficient, index: Coefficient = 1.0, reference: Coefficient = 1.0) -> NPDE:
     """``2 i k n0 psi_z = -lap psi - k^2 (n^2 - n0^2) psi``: the envelope of ``psi exp(i k n0 z)``, z in the place of t.
 
-    ``index`` is n(x, z), ``reference`` n0, ``wavenumber`` that of vacuum, k = 2 pi / wavelength; the laplacian is that of
-    the transverse coordinates, which are the domain's (Leontovich and Fock 1946). It is written as
-    ``psi_z = i / (2 k n0) lap psi + i k / (2 n0) (n^2 - n0^2) psi``. The flow takes the index at the middle of the step.
+    ``index`` is n(x, z), ``reference`` n0, ``wavenumber`` that of vacuum, k = 2 pi / wavelength. The laplacian is that
+    of the transverse coordinates, which are the domain's (Leontovich and Fock 1946). It is written as
+    ``psi_z = i / (2 k n0) lap psi + i k / (2 n0) (n^2 - n0^2) psi``. The flow takes the index at the middle of a step.
     """
 
     def phase(x: Any, z: Any) -> Any:

@@ -7,7 +7,7 @@ through the boundary and without source the mass (sum of ``|V_p| u_p``) is const
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -140,6 +140,7 @@ class FD(Semidiscrete):
         if not isinstance(grid, Grid):
             raise TypeError(f"grid must be a Grid, not {type(grid).__name__}: {grid!r}")
         self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
+        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
         self.components = m = equation.state_components
         bcs = checked_conditions(bcs, equation.components)
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
@@ -163,6 +164,10 @@ class FD(Semidiscrete):
         self._lay_out()
         self.update()
 
+    def with_equation(self, equation: NPDE) -> FD:
+        """Return another equation on the same grid with the same boundary conditions."""
+        return FD(equation, self.grid, self._given_conditions)
+
     # -- setting up ------------------------------------------------------------------------------------------
 
     def _write_equation(self) -> None:
@@ -172,7 +177,8 @@ class FD(Semidiscrete):
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
-        self.symbols = Symbols(self.dim, self.components, u, x, t, normal, masked=self.grid.mask is not None)
+        dt = ufl.Constant(domain)
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -574,6 +580,29 @@ class FD(Semidiscrete):
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
         return self._kernels[key]
+
+    @cached_property
+    def flow_data(self) -> Expr:
+        """The flow of the source over the step ``symbols.dt``, lowered, parameters bound."""
+        s = self.symbols
+        return self._meet("flow", self.equation.write_flow(self._ufl_domain, s.u, s.x, s.t, s.dt))
+
+    @cached_property
+    def _flow_kernel(self) -> Callable:
+        zero = ufl.zero(*self.symbols.u.ufl_shape, self.dim)
+        kernel = compile_c(self.comm, rate_source(self.symbols, zero, self.flow_data)).rate
+        kernel.restype = None
+        kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
+        return kernel
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        return np.repeat(self._dividing_volumes, self.components)
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        self._arguments.t, self._arguments.dt = t, step
+        self._flow_kernel(self._arguments, _address(state), _address(out))
+        out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
         """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""

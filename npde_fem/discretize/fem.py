@@ -118,7 +118,9 @@ class FEM(Semidiscrete):
         quadrature_degree: int | None = None,
     ) -> None:
         self._check_space(equation, space, mass)
+        self._options: dict[str, Any] = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
         bcs = checked_conditions(bcs, equation.components)
+        self._given_conditions = tuple(bcs)
         axes = {bc.axis for bc in bcs if isinstance(bc, Periodic)}
         mesh = periodic_mesh(space.mesh, axes) if axes else space.mesh
         if mesh is not space.mesh:
@@ -137,6 +139,7 @@ class FEM(Semidiscrete):
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
         self._u = fem.Function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
+        self._step = fem.Constant(self.mesh, 0.0)
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
@@ -153,6 +156,10 @@ class FEM(Semidiscrete):
         self._rate_vector = la.vector(index_map, bs)
         self._rates, self._jump = np.zeros(self.n_owned), np.zeros(self.n_owned)
         self.update()
+
+    def with_equation(self, equation: NPDE) -> FEM:
+        """Return another equation on the same space with the same boundary conditions."""
+        return FEM(equation, self.given_space, self._given_conditions, **self._options)
 
     # -- setting up ------------------------------------------------------------------------------------------
 
@@ -387,7 +394,26 @@ class FEM(Semidiscrete):
         if term == "mass":
             form = self._mass_form(self._u, ufl.TestFunction(self.space))
             return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
+        if term == "flow":
+            return self._flow_form
         return self._residuals[term]
+
+    @cached_property
+    def _at_nodes(self) -> ufl.Measure:
+        """Sums over the nodes of the cells, as a quadrature rule: each of its points is one node's."""
+        points = self.space.element.interpolation_points
+        rule = {
+            "quadrature_rule": "custom",
+            "quadrature_points": points,
+            "quadrature_weights": np.full(len(points), 1 / len(points)),
+        }
+        return ufl.Measure("dx", domain=self.mesh, metadata=rule)
+
+    @cached_property
+    def _flow_form(self) -> ufl.Form:
+        domain = self.mesh.ufl_domain()
+        flow = self._bind("flow", self.equation.write_flow(domain, self._u, self._x, self._t, self._step))
+        return ufl.inner(flow, ufl.TestFunction(self.space)) * self._at_nodes
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
@@ -617,9 +643,9 @@ class FEM(Semidiscrete):
     def store(self, state: Array, values: Array) -> None:
         values[:] = state
 
-    def set_state(self, t: float, state: Array) -> None:
-        """Let the forms be evaluated at a state and a time."""
-        self._t.value = t
+    def set_state(self, t: float, state: Array, step: float = 0.0) -> None:
+        """Let the forms be evaluated at a state and a time; ``step`` is that of the flow."""
+        self._t.value, self._step.value = t, step
         self._u.x.array[: self.n_owned] = state
         self._u.x.scatter_forward()
 
@@ -636,13 +662,34 @@ class FEM(Semidiscrete):
             out[:] = 0.0
             return
         self.set_state(t, state)
+        self._assemble(form, out)
+        out[self.constrained] = 0.0
+
+    def _assemble(self, form: Packed, out: Array) -> None:
+        """Write a linear form on the state's space into values."""
         b = self._rate_vector
         b.array[:] = 0.0
         form.add_to(b.array)
         if self.comm.size > 1:
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.n_owned]
-        out[self.constrained] = 0.0
+
+    @cached_property
+    def _packed_flow(self) -> Packed:
+        return self.compile(self._flow_form)
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        v, found = ufl.TestFunction(self.space), np.zeros(self.n_owned)
+        ones = 1.0 if v.ufl_shape == () else ufl.as_vector([1.0] * v.ufl_shape[0])
+        self._assemble(self.compile(ufl.inner(ones, v) * self._at_nodes), found)
+        return found
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        packed = self._packed_flow
+        self.set_state(t, state, step)
+        self._assemble(packed, out)
+        out /= self.nodal_weights
 
     @cached_property
     def _mass_varies(self) -> bool:

@@ -260,8 +260,8 @@ class FEMLinearised(Linearised):
 
     # -- the point and the directions ------------------------------------------------------------------------
 
-    def at(self, t: float, state: Array, direction: Array | None = None) -> None:
-        self.problem.set_state(t, state)
+    def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
+        self.problem.set_state(t, state, step)
         if direction is not None:
             self._fill(self.direction, direction)
 

@@ -24,8 +24,8 @@ Array = npt.NDArray[np.float64]
 Part = Literal["all", "flux", "source"]
 """Which terms of the equation: everything; the flux with its boundary terms; or the source alone."""
 
-Term = Literal["all", "flux", "source", "mass"]
-"""A part of the rate R, or the mass times the state, M u."""
+Term = Literal["all", "flux", "source", "mass", "flow"]
+"""A part of the rate R, the mass times the state, M u, or the flow of the source at the nodes, N Phi(u)."""
 
 
 class Semidiscrete(ABC):
@@ -62,6 +62,10 @@ class Semidiscrete(ABC):
     components: int
     unknowns: int
     constrained: npt.NDArray[np.int32]
+
+    @abstractmethod
+    def with_equation(self, equation: NPDE) -> Semidiscrete:
+        """Return another equation on the same space or grid with the same boundary conditions (collective)."""
 
     @property
     @abstractmethod
@@ -166,6 +170,21 @@ class Semidiscrete(ABC):
     @abstractmethod
     def constrain(self, t: float, state: Array) -> None:
         """Set the constrained dofs of a state to their values at time ``t``, and update its ghosts."""
+
+    @abstractmethod
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        """Write the equation's flow over ``step``, begun at ``t``, of a state at each node into the values ``out``.
+
+        Raises
+        ------
+        ValueError
+            If the equation has none.
+        """
+
+    @property
+    @abstractmethod
+    def nodal_weights(self) -> Array:
+        """Weights N, positive, one a dof that this rank owns, with which the term "flow" is N Phi(u)."""
 
     @abstractmethod
     def new_matrix(self) -> PETSc.Mat:

@@ -10,7 +10,10 @@ from npde_fem.solve.schemes import (
     BackwardEuler,
     CrankNicolson,
     ForwardEuler,
+    ImplicitMidpoint,
+    Relaxation,
     Scheme,
+    Strang,
     scheme_named,
 )
 
@@ -23,9 +26,12 @@ __all__ = [
     "Checkpoints",
     "CrankNicolson",
     "ForwardEuler",
+    "ImplicitMidpoint",
+    "Relaxation",
     "Scheme",
     "Solution",
     "SolveError",
+    "Strang",
     "restore",
     "save",
     "scheme_named",

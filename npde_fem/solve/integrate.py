@@ -208,6 +208,11 @@ def solve(
     scheme = CrankNicolson() if scheme is None else scheme
     if not isinstance(scheme, Scheme):
         raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
+    if scheme.needs_flow and problem.equation.flow is None:
+        raise ValueError(
+            f"scheme {scheme.name} needs the flow of the source, and equation {problem.equation.name!r} has none: "
+            "NPDE(flow=...) gives it one"
+        )
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
     values = problem.initial(u0, t0)

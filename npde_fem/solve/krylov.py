@@ -31,8 +31,15 @@ def options_now() -> tuple:
     return tuple(sorted((k, v) for k, v in PETSc.Options().getAll().items() if k.startswith("npde_")))
 
 
-def set_method(ksp: PETSc.KSP, symmetric: bool, stationary: bool) -> None:
-    """Choose Krylov method and preconditioner; its residual is measured in the norm that Newton's method uses."""
+def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
+    """Choose the linear solver: of complex states LU, for indefinite matrices defeat simple Krylov methods.
+
+    Otherwise a Krylov method and a preconditioner; its residual is measured in the norm that Newton's method uses.
+    """
+    stationary = problem.stationary
+    if problem.equation.is_complex and not (option_given("ksp_type") or option_given("pc_type")):
+        _factorise(ksp, problem.comm)
+        return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
     ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
     if not option_given("ksp_type"):  # another method may not know that norm
@@ -50,6 +57,10 @@ def use_lu(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
         "Choose a solver by PETSc options such as -npde_pc_type gamg",
         RuntimeWarning,
     )
+    _factorise(ksp, comm)
+
+
+def _factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
     ksp.setType(PETSc.KSP.Type.PREONLY)
     ksp.setPCSide(PETSc.PC.Side.LEFT)
     ksp.setNormType(PETSc.KSP.NormType.NONE)
@@ -177,7 +188,7 @@ class LinearSolver(Lent):
         self._assembled_for = (t if self._with_time else 0.0, w)
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
-            set_method(self._ksp, symmetric, self.problem.stationary)
+            set_method(self._ksp, self.problem, symmetric)
             self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
             self._ksp.setTolerances(rtol=_RTOL)

@@ -98,7 +98,7 @@ class Newton(Lent):
         if self._configured:
             return
         symmetric = self._is_symmetric()
-        set_method(self.snes.ksp, symmetric, self.stationary)
+        set_method(self.snes.ksp, self.problem, symmetric)
         self._symmetric = symmetric and (self._with_state or self._with_time) and not option_given("ksp_type")
         self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
@@ -160,7 +160,7 @@ class Newton(Lent):
         # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
         if self._symmetric and not self.direct and not self._is_symmetric():
             self._symmetric = False
-            set_method(self.snes.ksp, symmetric=False, stationary=self.stationary)
+            set_method(self.snes.ksp, self.problem, symmetric=False)
         self._stale = self.stationary and self._with_state
         self._assembled_for = (self._w, self._t)
         self.assembly_seconds += time.perf_counter() - begun

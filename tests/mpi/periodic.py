@@ -144,6 +144,8 @@ def check_boundary():
         totals.append(COMM.allreduce(out.sum()))
         problem = npde.FEM(equation, space, [npde.Periodic(0), flux, top], facet_tags=tags)
         assert COMM.allreduce(problem.constrained.size) == 2 * 6
+        other = problem.with_equation(npde.physics.heat(0.2))
+        assert other.mesh is problem.mesh and other.constrained.size == problem.constrained.size
         state = problem.initial(0.0)
         problem.constrain(0.5, state)
         at_top = np.isclose(problem.coordinates()[:, 1], 1)
