@@ -49,6 +49,8 @@ class PeriodicMesh(dolfinx.mesh.Mesh):
         The axes along which it is periodic, ascending.
     original_cells
         For each cell that this rank owns its number in ``original``.
+    box
+        The box around it.
     """
 
     original: dolfinx.mesh.Mesh
@@ -67,7 +69,12 @@ class PeriodicMesh(dolfinx.mesh.Mesh):
     def carry(self, source: fem.Function, target: fem.Function) -> None:
         """Interpolate a function on the original mesh into one on this mesh, or the reverse, cell by cell (collective).
 
-        Where the two sides of an original function differ, one of them counts.
+        Where the two sides of an original function differ, one of them counts. The elements may differ.
+
+        Parameters
+        ----------
+        source, target
+            Functions of one value shape; one on this mesh, the other on the original one.
         """
         own = np.arange(self.original_cells.size, dtype=np.int32)
         back = source.function_space.mesh._cpp_object is self._cpp_object
@@ -79,28 +86,29 @@ class PeriodicMesh(dolfinx.mesh.Mesh):
 
         Facets on the sides that are glued are left out: they are on the boundary no more.
         """
-        tdim = self.topology.dim
-        numbers = []
-        for mesh in (self.original, self):
-            mesh.topology.create_connectivity(tdim, tdim - 1)
-            mesh.topology.create_connectivity(tdim - 1, tdim)
-            facets = dolfinx.cpp.mesh.cell_num_entities(mesh.topology.cell_type, tdim - 1)
-            numbers.append(mesh.topology.connectivity(tdim, tdim - 1).array.reshape(-1, facets))
-        old, new = numbers[0][self.original_cells].ravel(), numbers[1][: self.original_cells.size].ravel()
-        topologies = self.original.topology, self.topology
-        was, still = (_marked_exterior(t, n) for t, n in zip(topologies, (old, new), strict=True))
-        value = np.zeros(int(old.max(initial=-1)) + 1, dtype=tags.values.dtype)
-        tagged = np.zeros(value.size, dtype=bool)
-        known = tags.indices < value.size
-        value[tags.indices[known]], tagged[tags.indices[known]] = tags.values[known], True
-        keep = tagged[old] & (was == still)
-        tagged_facets, first = np.unique(new[keep], return_index=True)
-        return dolfinx.mesh.meshtags(self, tdim - 1, tagged_facets, value[old[keep]][first])
+        fdim = self.topology.dim - 1
+        old = _facets_of_cells(self.original)[self.original_cells].ravel()
+        new = _facets_of_cells(self)[: self.original_cells.size].ravel()
+        facet_map = self.original.topology.index_map(fdim)
+        tagged = np.zeros(facet_map.size_local + facet_map.num_ghosts, dtype=bool)
+        value = np.zeros(tagged.size, dtype=tags.values.dtype)
+        tagged[tags.indices], value[tags.indices] = True, tags.values
+        was, is_exterior = (
+            np.isin(facets, dolfinx.mesh.exterior_facet_indices(mesh.topology))
+            for mesh, facets in ((self.original, old), (self, new))
+        )
+        keep = tagged[old] & (was == is_exterior)
+        kept, first = np.unique(new[keep], return_index=True)
+        return dolfinx.mesh.meshtags(self, fdim, kept, value[old[keep]][first])
 
 
-def _marked_exterior(topology: dolfinx.mesh.Topology, facets: Cells) -> npt.NDArray[np.bool_]:
-    """Whether each of some local facets is on the boundary."""
-    return np.isin(facets, dolfinx.mesh.exterior_facet_indices(topology))
+def _facets_of_cells(mesh: dolfinx.mesh.Mesh) -> Cells:
+    """Return the facets of each local cell."""
+    topology, tdim = mesh.topology, mesh.topology.dim
+    topology.create_connectivity(tdim, tdim - 1)
+    topology.create_connectivity(tdim - 1, tdim)
+    each = dolfinx.cpp.mesh.cell_num_entities(topology.cell_type, tdim - 1)
+    return topology.connectivity(tdim, tdim - 1).array.reshape(-1, each)
 
 
 class _Side(NamedTuple):
