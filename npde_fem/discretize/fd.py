@@ -583,7 +583,6 @@ class FD(Semidiscrete):
 
     @cached_property
     def flow_data(self) -> Expr:
-        """The flow of the source over the step ``symbols.dt``, lowered, parameters bound."""
         s = self.symbols
         return self._meet("flow", self.equation.write_flow(self._ufl_domain, s.u, s.x, s.t, s.dt))
 
