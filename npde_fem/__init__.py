@@ -18,7 +18,7 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, Probe, Semidiscrete
-from npde_fem.equation import NPDE, Dirichlet, Flux, Initial, Parameter, Periodic, Robin, manufactured
+from npde_fem.equation import NPDE, Absorbing, Dirichlet, Flux, Initial, Parameter, Periodic, Robin, manufactured
 from npde_fem.optimize import (
     H1,
     L2,
@@ -43,6 +43,8 @@ from npde_fem.solve import (
     Checkpoints,
     CrankNicolson,
     ForwardEuler,
+    Leapfrog,
+    Newmark,
     Scheme,
     Solution,
     SolveError,
@@ -67,6 +69,7 @@ __all__ = [
     "RK4",
     "SDIRK2",
     "TV",
+    "Absorbing",
     "Adaptive",
     "BackwardEuler",
     "Checkpoints",
@@ -77,7 +80,9 @@ __all__ = [
     "Grid",
     "GridFunction",
     "Initial",
+    "Leapfrog",
     "Minimum",
+    "Newmark",
     "PDEConstrainedProblem",
     "Parameter",
     "Periodic",

@@ -32,6 +32,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = [
     "NPDE",
+    "Absorbing",
     "BoundaryCondition",
     "Dirichlet",
     "Flux",
@@ -597,6 +598,21 @@ class Robin(BoundaryCondition):
     """``n . F = value - coefficient * u``; data as in :class:`Flux`, the coefficient a scalar."""
 
     coefficient: Value
+    value: Value = 0.0
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Absorbing(BoundaryCondition):
+    """``n . F = value - impedance * u_t``: lets waves out; data as in :class:`Flux`, the impedance a scalar.
+
+    For ``u_tt = div(c^2 grad u)`` the impedance c absorbs what meets the boundary at right angles, and reflects the
+    share ``(1 - cos a) / (1 + cos a)`` of what comes at an angle a to the normal (Engquist and Majda 1977, Math. Comp.
+    31, eq. 1.12). It is a damping of the boundary, and like the damping must not depend on time.
+    """
+
+    impedance: Value
     value: Value = 0.0
     where: Marker = None
     component: int | None = None

@@ -164,7 +164,7 @@ def solve(
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
     with stop_annotating():
-        problem.meet(u0, integrals)
+        problem.meet([u0], integrals)
         given = _given(problem, parameters or {})
     if not annotate_tape():
         with holding(problem, {name: as_array(value) for name, value in given.items()}):

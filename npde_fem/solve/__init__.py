@@ -10,6 +10,8 @@ from npde_fem.solve.schemes import (
     BackwardEuler,
     CrankNicolson,
     ForwardEuler,
+    Leapfrog,
+    Newmark,
     Scheme,
     scheme_named,
 )
@@ -23,6 +25,8 @@ __all__ = [
     "Checkpoints",
     "CrankNicolson",
     "ForwardEuler",
+    "Leapfrog",
+    "Newmark",
     "Scheme",
     "Solution",
     "SolveError",

@@ -125,7 +125,7 @@ class Sweep:
             adjoint = self._adjoint[i]
             self._collect_rates(adjoint, w)
             mass = self._mass_transposed(adjoint)
-            if of.lin.prescribed is not None:
+            if of.lin.prescribed() is not None:
                 self._collect_prescribed(now, sources[i + 1], adjoint, w)
             if of.lin.with_damping:
                 self._collect_mass(now, stage, stages[:, : i + 2], adjoint)
@@ -143,7 +143,7 @@ class Sweep:
         explicit, lagged = self._later_weights
         if explicit:
             self._pull(of.explicit_part, self._later, explicit, source)
-        if lagged and w and lin.prescribed is None and not lin.with_damping:
+        if lagged and w and lin.prescribed() is None and not lin.with_damping:
             # The matrix at hand gives R'^T lambda = (M^T lambda - A^T lambda) / w on the free dofs.
             for order, (s, later, mass) in enumerate(zip(source, self._later, self._later_mass, strict=True)):
                 self._solver.transposed_times(later, work)
@@ -224,7 +224,7 @@ class Sweep:
 
     def _collect_prescribed(self, t: float, source: Array, adjoint: Array, w: float) -> None:
         """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
-        nodal = self._of.lin.prescribed
+        nodal = self._of.lin.prescribed()
         assert nodal is not None
         mu = np.subtract(source, self._later_mass, out=self._mu)
         if w:
@@ -248,10 +248,10 @@ class Sweep:
             of.place(t, *start)
             self._pull_later(carried, 0.0)
             self._collect_rates(np.zeros_like(carried), 0.0)
-        if lin.prescribed is not None:
-            lin.prescribed.collect(t, carried[-1])
+        if (nodal := lin.prescribed()) is not None:
+            nodal.collect(t, carried[-1])
             if self._orders == 2:
-                lin.prescribed.collect_second(t, carried[0])
+                nodal.collect_second(t, carried[0])
         carried[:, constrained] = 0.0
         if of.initial is not None:
             of.initial.collect(t, carried[-1])

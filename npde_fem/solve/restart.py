@@ -21,14 +21,16 @@ _VECTOR = 1211214
 def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     """Write the values of a state to one PETSc binary file, all ranks together (collective).
 
-    The order of dofs is that of the problem's distribution: read it back on as many ranks.
+    To go on with an equation of second order in time, state and velocity are needed: ``values`` of shape
+    ``(2, n_owned)``, ``[solution.values, solution.velocity_values]``. The acceleration follows from these. The order of dofs is that of the problem's distribution: read it back on as many ranks.
 
     Raises
     ------
     OSError
         If the folder is missing or cannot be written, alike on all ranks.
     """
-    write_values(problem.comm, np.broadcast_to(values, problem.n_owned), path)
+    values = np.asarray(values)
+    write_values(problem.comm, np.broadcast_to(values, (*values.shape[:-1], problem.n_owned)).ravel(), path)
 
 
 def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None:
@@ -64,7 +66,7 @@ def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None
 
 
 def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
-    """Read the values that :func:`save` wrote (collective).
+    """Read the values that :func:`save` wrote, of shape ``(n_owned,)`` or ``(k, n_owned)`` (collective).
 
     Raises
     ------
@@ -72,13 +74,16 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
         If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, one of another size than
         the problem's, or one from another distribution over ranks.
     """
-    return read_values(problem.comm, problem.n_owned, path)
+    return read_values(problem.comm, problem.n_owned, path, several=True)
 
 
-def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
-    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`."""
+def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike, *, several: bool = False) -> Array:
+    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`.
+
+    With ``several`` the file may hold k such arrays in one, of shape ``(k, n_owned)``.
+    """
     path = Path(path)
-    owns = comm.allgather(n_owned)
+    owns, rows = comm.allgather(n_owned), 1
     with alike(comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
@@ -90,6 +95,9 @@ def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
         second = np.fromfile(path, dtype=integers, count=2, offset=min(first, path.stat().st_size))
         if second.size < 2 or path.stat().st_size != first + second.nbytes + 8 * int(second[1]):
             raise ValueError(f"{path} is no saved state, or not whole")
+        if several and header[1] and header[1] % sum(owns) == 0:
+            rows = int(header[1]) // sum(owns)
+            owns = [rows * n for n in owns]
         if header[1] != sum(owns):
             raise ValueError(f"{path} holds {header[1]} values; {sum(owns)} are needed")
         owned = np.fromfile(path, dtype=">f8", offset=first + second.nbytes).astype(int).tolist()
@@ -98,10 +106,10 @@ def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
             f"{path} was saved on {len(owned)} ranks that owned {owned} values; it can be read back on the same ranks "
             f"only, here are {comm.size}"
         )
-    vector = PETSc.Vec().createMPI((n_owned, None), comm=comm)
+    vector = PETSc.Vec().createMPI((rows * n_owned, None), comm=comm)
     viewer = PETSc.Viewer().createBinary(str(path), "r", comm=comm)
     vector.load(viewer)
     values = np.array(vector.array_r)
     viewer.destroy()
     vector.destroy()
-    return values
+    return values if rows == 1 else values.reshape(rows, n_owned)

@@ -18,7 +18,8 @@ from npde_fem.discretize.semidiscrete import Array
 from npde_fem.solve.history import Everything, March
 from npde_fem.solve.integrate import SolveError
 from npde_fem.solve.krylov import LinearSolver
-from npde_fem.solve.steppers import Stepper, combine, make_stepper
+from npde_fem.solve.newmark import make_stepper
+from npde_fem.solve.steppers import Stepper, combine
 
 import numpy as np
 
@@ -91,10 +92,11 @@ class Tangent(March):
 
     def _prescribe(self, t: float, v: Array) -> None:
         """Set the constrained dofs of a tangent at a time."""
-        if self._of.lin.prescribed is None:
+        nodal = self._of.lin.prescribed()
+        if nodal is None:
             v[self._of.problem.constrained] = 0.0
         else:
-            self._of.lin.prescribed.tangent(t, self._work)
+            nodal.tangent(t, self._work)
             v[self._of.problem.constrained] = self._work[self._of.problem.constrained]
 
     def start(self, step: int, state: Array) -> None:
@@ -126,7 +128,7 @@ class Tangent(March):
                 lin.tangent(of.implicit_part, work)
                 work *= w
                 right += work
-            if lin.prescribed is not None:
+            if lin.prescribed() is not None:
                 problem.mass_times(fixed, work)
                 right -= work
             if lin.with_damping:
