@@ -13,6 +13,7 @@ Cohen 2002, Higher-Order Numerical Methods for Transient Wave Equations, chapter
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -60,7 +61,8 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FEM"]
 
-_TENSOR_CELLS = ("interval", "quadrilateral", "hexahedron")
+_TENSOR_CELL_TYPES = {1: basix.CellType.interval, 2: basix.CellType.quadrilateral, 3: basix.CellType.hexahedron}
+_TENSOR_CELLS = tuple(cell.name for cell in _TENSOR_CELL_TYPES.values())
 _ROUND_OFF = 1e-12
 
 
@@ -381,6 +383,10 @@ class FEM(Semidiscrete):
             "all": terms_flux + terms_source,
         }
         self._residuals = {part: _with_fixed_quadrature(terms) if terms else None for part, terms in parts.items()}
+        if self._lumped:
+            self._residuals = {
+                part: None if r is None else self._with_own_names(r) for part, r in self._residuals.items()
+            }
         self._rate_forms: dict[Part, Packed | None] = {}
         self._operators: dict[Part, _Operator] = {}
 
@@ -391,6 +397,30 @@ class FEM(Semidiscrete):
         if self.mesh.basix_cell().name in _TENSOR_CELLS:
             return {"quadrature_rule": "GLL", "quadrature_degree": 2 * self.space.ufl_element().degree - 1}
         return {"quadrature_rule": "vertex", "quadrature_degree": 1}
+
+    def _with_own_names(self, form: ufl.Form) -> ufl.Form:
+        """Return a form whose quadratures FFCx can tell from those of lumped mass matrices.
+
+        It names a rule by the last three digits of a hash of its points; on an interval those of the rules of Gauss with
+        four points and of Lobatto with five are the same. One with more points takes the place of such a rule.
+        """
+
+        def name(cell: Any, degree: int, rule: Any) -> str:
+            points = np.ascontiguousarray(basix.make_quadrature(cell, degree, rule=rule)[0])
+            return hashlib.sha1(points).hexdigest()[-3:]
+
+        def told_apart(integral: ufl.Integral) -> ufl.Integral:
+            data, dim = dict(integral.metadata()), self.dim - int(integral.integral_type() != "cell")
+            nodal = self._nodal_quadrature(dim)
+            if nodal.get("quadrature_rule") != "GLL":
+                return integral
+            cell = _TENSOR_CELL_TYPES[dim]
+            taken = name(cell, nodal["quadrature_degree"], basix.QuadratureType.gll)
+            while name(cell, data["quadrature_degree"], basix.QuadratureType.default) == taken:
+                data["quadrature_degree"] += 1
+            return integral.reconstruct(metadata=data)
+
+        return ufl.Form([told_apart(integral) for integral in form.integrals()])
 
     def _mass_form(self, term: Term, u: Any, v: Any) -> ufl.Form | None:
         """Return the form of the damping's mass matrix ("mass") or of the inertia's, None if it vanishes."""

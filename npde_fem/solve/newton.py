@@ -178,9 +178,7 @@ class Newton(Lent):
         self._assembled_for = (self._w, self._t, self._damping)
         self.assembly_seconds += time.perf_counter() - begun
 
-    def accelerate(
-        self, t: float, base: Array, b: Array, w: float, damping: float, guess: Array, scale: float
-    ) -> bool:
+    def accelerate(self, t: float, base: Array, b: Array, w: float, damping: float, guess: Array, scale: float) -> bool:
         """Solve ``(M_A + damping M) a - b - R(base + w a, t) = 0`` for the acceleration a; otherwise as :meth:`solve`.
 
         ``guess`` carries prescribed accelerations.
