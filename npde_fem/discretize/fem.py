@@ -401,8 +401,8 @@ class FEM(Semidiscrete):
     def _with_own_names(self, form: ufl.Form) -> ufl.Form:
         """Return a form whose quadratures FFCx can tell from those of lumped mass matrices.
 
-        It names a rule by the last three digits of a hash of its points; on an interval those of the rules of Gauss with
-        four points and of Lobatto with five are the same. One with more points takes the place of such a rule.
+        It names a rule by the last three digits of a hash of its points; on an interval those of the rules of Gauss
+        with four points and of Lobatto with five are the same. One with more points takes the place of such a rule.
         """
 
         def name(cell: Any, degree: int, rule: Any) -> str:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from tqdm import tqdm
 
-__all__ = ["Adaptive", "Frozen", "Recorder", "Solution", "SolveError", "solve", "spectral_radius"]
+__all__ = ["Adaptive", "Frozen", "Recorder", "Solution", "SolveError", "moving", "solve", "spectral_radius"]
 
 _HALVINGS = 6
 
@@ -85,9 +85,9 @@ class Recorder(Protocol):
     """Sees every step of a solve, to remember it."""
 
     def begin(self, scheme: Scheme | Newmark | None, t: float, row: Array, expected: int | None) -> None:
-        """Start at ``t`` with a row (see :mod:`npde_fem.solve.steppers`) and a number of steps to expect, None if the steps adapt.
+        """Start at ``t`` with a row (see :mod:`npde_fem.solve.steppers`) and a number of steps to expect.
 
-        A stationary solve has no scheme, and is one step.
+        That is None if the steps adapt. A stationary solve has no scheme, and is one step.
         """
 
     def step(self, t: float, dt: float, stepper: Stepper) -> None:
@@ -173,14 +173,15 @@ class Solution:
     @property
     def velocity(self) -> Any:
         """The final velocity as a function; an equation without inertia has none (ValueError)."""
-        return self.problem.function(_moving(self.velocity_values), "velocity")
+        return self.problem.function(moving(self.velocity_values), "velocity")
 
     def velocity_at(self, index: int) -> Any:
         """Return the ``index``-th observed velocity as a function."""
-        return self.problem.function(_moving(self.velocities)[index], "velocity")
+        return self.problem.function(moving(self.velocities)[index], "velocity")
 
 
-def _moving(velocities: Array | None) -> Array:
+def moving(velocities: Array | None) -> Array:
+    """Return velocities of a solution, or raise ValueError if it has none."""
     if velocities is None:
         raise ValueError("the solution has no velocity: its equation is not of second order in time")
     return velocities
@@ -519,7 +520,9 @@ def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Calla
 
 
 def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: int = 40) -> float:
-    """Estimate the largest |eigenvalue| of ``M^-1 R'(u)``, or ``M_A^-1 R'(u)``, by the nonlinear power method (collective).
+    """Estimate the largest |eigenvalue| of ``M^-1 R'(u)`` by the nonlinear power method (collective).
+
+    Of an equation with inertia that of ``M_A^-1 R'(u)``, the square of the highest frequency.
 
     Differences of rates along a rough direction that depends on coordinates only, so that every number of ranks gives
     the same estimate (as in RKC; Sommeijer, Shampine and Verwer 1998, J. Comput. Appl. Math. 88, section 2.3). It

@@ -1,12 +1,12 @@
 """Steps of Newmark's family for equations with inertia; see :class:`npde_fem.solve.schemes.Newmark`.
 
-The state at the end of a step is ``u1 = ut + beta dt^2 a1``, its velocity ``v1 = vt + gamma dt a1``, with predictions ut
-and vt from what was before. The *balance* of forces, solved for a1, is
+The state at the end of a step is ``u1 = ut + beta dt^2 a1``, its velocity ``v1 = vt + gamma dt a1``, with predictions
+ut and vt from what was before. The *balance* of forces, solved for a1, is
 
     M_A a1 + M (vt + gamma dt a1) = R(ut + beta dt^2 a1, t1)
 
-on the free dofs. On constrained ones u1, v1 and a1 are the data and its time derivatives, which fixes ut and vt there. The
-acceleration at the start follows from the same balance with beta = gamma = 0.
+on the free dofs. On constrained ones u1, v1 and a1 are the data and its time derivatives, which fixes ut and vt there.
+The acceleration at the start follows from the same balance with beta = gamma = 0.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class NewmarkStepper:
         if len(given) < len(self._now):
             for order, part in enumerate(self._now):
                 self.problem.prescribe(t, part, order)
-            self._balance(t, *self._now, 0.0)
+            u, v, a = self._now
+            self._balance(t, u, v, a, 0.0)
 
     def _balance(self, t: float, u: Array, v: Array, a: Array, factor: float) -> bool:
         """Solve ``M_A a + M (v + factor a) = R(u, t)`` for a; on constrained dofs it holds the prescribed one."""

@@ -1,9 +1,10 @@
 """Nonlinear stages and stationary problems by PETSc SNES.
 
-``F(u) = M u - b - w R(u) = 0`` with the Jacobian ``M - w R'(u)``. In the second order in time the unknown is the
-acceleration a, M a sum of the mass matrices of inertia and damping, and R is taken at ``u = base + w a``. The Jacobian is kept as long as Newton's method
-converges fast with it (chord Newton), within a step and from step to step. Everything listens to PETSc options with
-the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``, ...
+``F(u) = M u - b - w R(u) = 0`` with the Jacobian ``M - w R'(u)``. Of an equation with inertia the unknown is the
+acceleration a, M a sum of the mass matrices of inertia and damping, and R, without w, is taken at ``u = base + w a``;
+the Jacobian is the same. It is kept as long as Newton's method converges fast with it (chord Newton), within a step and
+from step to step. Everything listens to PETSc options with the prefix ``npde_``: ``-npde_snes_rtol``,
+``-npde_ksp_type``, ``-npde_pc_type``, ...
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CHORD_ITERATIONS = 3
 
 
 class Newton(Lent):
-    """Solver of ``M u - b - w R(u, t) = 0`` for one problem, or of one for the acceleration; it owns the vectors, the matrix and the SNES.
+    """Solver of ``M u - b - w R(u, t) = 0`` for one problem; it owns the vectors, the matrix and the SNES.
 
     Parameters
     ----------

@@ -22,7 +22,9 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     """Write the values of a state to one PETSc binary file, all ranks together (collective).
 
     To go on with an equation of second order in time, state and velocity are needed: ``values`` of shape
-    ``(2, n_owned)``, ``[solution.values, solution.velocity_values]``. The acceleration follows from these. The order of dofs is that of the problem's distribution: read it back on as many ranks.
+    ``(2, n_owned)``, ``[solution.values, solution.velocity_values]``. The acceleration follows from these.
+
+    The order of dofs is that of the problem's distribution: read it back on as many ranks.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """Time schemes as data.
 
-Every scheme for equations of first order in time is a sequence of stages ``U_1 .. U_s`` with ``U_0 = u(t_n)`` and ``U_s = u(t_n + dt)``, each
+Every scheme for equations of first order in time is a sequence of stages ``U_1 .. U_s`` with ``U_0 = u(t_n)`` and
+``U_s = u(t_n + dt)``, each
 
     M U_i = M sum_{j<i} a_ij U_j + dt (b_i R_E(U_{i-1}) + d_i R_I(U_{i-1}) + g_i R_I(U_i)),
 

@@ -121,7 +121,7 @@ class ImplicitStepper:
         n = problem.n_owned
         self.problem, self.scheme, self.failure = problem, scheme, ""
         self._implicit_part: Part = "flux" if scheme.is_split else "all"
-        self.newton: Newton = Newton.borrow(problem, self._implicit_part, False)
+        self.newton = Newton.borrow(problem, self._implicit_part, False)
         self._u = [np.zeros(n) for _ in range(len(scheme.stages) + 1)]
         self._base, self._work, self._b = np.zeros(n), np.zeros(n), np.zeros(n)
         self._source = np.zeros(n)
