@@ -1,7 +1,7 @@
 """Semidiscrete operator -> trajectory, and back."""
 
 from npde_fem.solve.history import Checkpoints
-from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
     IMEX,
@@ -35,4 +35,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "stable_step",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, isfinite
+from math import ceil, isfinite, sqrt
 from typing import Any, Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
@@ -24,7 +24,17 @@ import numpy.typing as npt
 from mpi4py import MPI
 from tqdm import tqdm
 
-__all__ = ["Adaptive", "Frozen", "Recorder", "Solution", "SolveError", "moving", "solve", "spectral_radius"]
+__all__ = [
+    "Adaptive",
+    "Frozen",
+    "Recorder",
+    "Solution",
+    "SolveError",
+    "moving",
+    "solve",
+    "spectral_radius",
+    "stable_step",
+]
 
 _HALVINGS = 6
 
@@ -241,7 +251,7 @@ def solve(
         stepper.start(t0, row)
         row = np.zeros(scheme.parts * problem.n_owned)
         stepper.values(row)
-        if isfinite(scheme.stable_to) and isinstance(step, float):
+        if isinstance(step, float):
             _check_stability(problem, scheme, t0, row[: problem.n_owned], min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
@@ -569,14 +579,19 @@ def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: 
     return radius
 
 
-def _check_stability(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array, dt: float) -> None:
+def stable_step(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array) -> float:
+    """Return the largest stable step of a scheme at a state, from :func:`spectral_radius` (collective)."""
+    if not isfinite(scheme.stable_to):
+        return float("inf")
     radius = spectral_radius(problem, t, values)
-    if radius == 0:
-        return
-    speed, kind = (np.sqrt(radius), "highest frequency") if problem.second_order else (radius, "spectral radius")
-    limit = scheme.stable_to / speed
+    return scheme.stable_to / (sqrt(radius) if problem.second_order else radius) if radius else float("inf")
+
+
+def _check_stability(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array, dt: float) -> None:
+    limit = stable_step(problem, scheme, t, values)
     if dt > limit * 1.0001:
+        kind = "highest frequency" if problem.second_order else "spectral radius"
         raise Refused(
             f"dt = {dt:g} is above the stability limit {limit:.4g} of {scheme.name} for this problem "
-            f"({kind} about {speed:.4g}): take a smaller step or an implicit scheme"
+            f"({kind} about {scheme.stable_to / limit:.4g}): take a smaller step or an implicit scheme"
         )

@@ -236,6 +236,11 @@ class Newmark:
         """Empty: there is no estimate of the error."""
         return ()
 
+    @property
+    def error_order(self) -> int:
+        """As of :class:`Scheme`; without an estimate nothing is made of it."""
+        return 2
+
 
 def Leapfrog() -> Newmark:
     """Leapfrog, the method of Stoermer and Verlet: explicit, order 2, for equations with inertia.

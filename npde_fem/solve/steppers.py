@@ -24,7 +24,10 @@ class Stepper(Protocol):
     """Advances a state it keeps."""
 
     failure: str
-    newton: Newton | None
+
+    @property
+    def newton(self) -> Newton | None:
+        """Newton's method, if steps are implicit."""
 
     @property
     def assembly_seconds(self) -> float:
@@ -72,7 +75,7 @@ class ExplicitStepper:
 
     def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
         self.problem, self.scheme, self.failure = problem, scheme, ""
-        self.newton = None
+        self.newton: Newton | None = None
         self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
         several = len(scheme.stages) > 1
         self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
