@@ -208,8 +208,8 @@ class FEM(Semidiscrete):
         cell = space.mesh.basix_cell()
         if cell.name not in _TENSOR_CELLS:
             raise ValueError(
-                f'mass="lumped": degree 1 allowed on a {cell.name}, degree {degree} given; higher degrees are for intervals, '
-                "quadrilaterals and hexahedra"
+                f'mass="lumped": degree 1 allowed on a {cell.name}, degree {degree} given; higher degrees are for '
+                "intervals, quadrilaterals and hexahedra"
             )
         points, _ = basix.make_quadrature(cell, 2 * degree - 1, rule=basix.QuadratureType.gll)
         nodes = space.element.interpolation_points
