@@ -56,8 +56,8 @@ def at(axis, value):
 @pytest.mark.parametrize("damping", [0.0, 1.0])
 @pytest.mark.parametrize(
     ("method", "dim", "sizes"),
-    [("fd", 1, (16, 32)), ("p1", 1, (16, 32)), ("p2", 1, (8, 16)), ("p4", 1, (8, 16)), ("fd", 2, (8, 16))]
-    + [("gll1", 2, (8, 16)), ("gll2", 2, (8, 16)), ("gll4", 2, (8, 16)), ("gll4", 1, (8, 16))],
+    [("fd", 1, (16, 32)), ("p1", 1, (16, 32)), ("p2", 1, (16, 32)), ("p4", 1, (8, 16)), ("fd", 2, (8, 16))]
+    + [("gll1", 2, (8, 16)), ("gll2", 2, (16, 32)), ("gll4", 2, (8, 16)), ("gll4", 1, (8, 16))],
 )
 def test_standing_wave(method, dim, sizes, damping, scheme):
     """Order 2 in space (differences, degree 1), degree + 1 else, with steps that make the error in time fall alike."""
@@ -150,7 +150,7 @@ def test_absorbing_boundary_of_first_order(method):
 
 @pytest.mark.parametrize("method", ["fd", "p1"])
 def test_crank_nicolson_is_the_trapezoidal_rule(method):
-    """Newmark(1/4, 1/2) to the bit; and the trapezoidal rule of the system of first order, to the solver's tolerance."""
+    """Newmark(1/4, 1/2) to the bit; and that of the system of first order, to the solver's tolerance."""
     c, b = 0.9, 0.8
     problem = discretise(method, npde.physics.wave(c, b), 16)
 
@@ -165,10 +165,7 @@ def test_crank_nicolson_is_the_trapezoidal_rule(method):
     two = npde.solve(problem, start, velocity=push, scheme=npde.Newmark(0.25, 0.5), **options)
     np.testing.assert_array_equal(one.values, two.values)
     system = npde.NPDE(
-        flux=lambda w, x, t: (
-            ufl.as_matrix([[0, 0], [0, 0]])[:, :1] * 0
-            + ufl.as_tensor([[0.0 * ufl.grad(w[0])[0]], [c**2 * ufl.grad(w[0])[0]]])
-        ),
+        flux=lambda w, x, t: ufl.as_matrix([[0.0], [c**2 * ufl.grad(w)[0, 0]]]),
         source=lambda w, x, t: ufl.as_vector([w[1], -b * w[1]]),
         components=2,
     )
@@ -182,14 +179,16 @@ def test_crank_nicolson_is_the_trapezoidal_rule(method):
 
 
 def energy(problem, solution):
-    """Kinetic and elastic energy of a linear wave at the observed times."""
+    """Kinetic and elastic energy of a linear wave at the observed times; and the products a . M_A a there."""
     state, force, momentum, found = problem.new_state(), *np.zeros((2, problem.n_owned)), []
     for u, v in zip(solution.states, solution.velocities, strict=True):
         problem.load(u, state)
         problem.rate(0.0, state, force)
         problem.mass_times(v, momentum, damping=0.0, inertia=1.0)
-        found.append(0.5 * (v @ momentum - u @ force))
-    return np.array(found)
+        total = 0.5 * (v @ momentum - u @ force)
+        problem.solve_mass(force, momentum, damping=0.0, inertia=1.0)
+        found.append((total, force @ momentum))
+    return np.transpose(found)
 
 
 @pytest.mark.parametrize(("method", "cfl"), [("fd", 0.9), ("gll2", 0.4)])
@@ -205,12 +204,14 @@ def test_energy_of_leapfrog_stays_in_its_range(method, cfl):
         observe=times,
         rescue=None,
     )
-    found = energy(problem, solution)
+    found, product = energy(problem, solution)
     first, last = found[:1000], found[-1000:]
     assert len(solution.steps) == steps
     assert np.ptp(first) > 1e-3 * first.mean()  # it swings, so the comparison means something
-    assert last.max() <= first.max() + 0.02 * np.ptp(first) and last.min() >= first.min() - 0.02 * np.ptp(first)
-    assert last.mean() == pytest.approx(first.mean(), rel=1e-3)
+    assert last.max() <= first.max() + 0.2 * np.ptp(first) and last.min() >= first.min() - 0.2 * np.ptp(first)
+    # The energy that leapfrog conserves exactly (Hairer, Lubich and Wanner 2003, Acta Numerica 12, section 4).
+    conserved = found - (cfl / 16) ** 2 / 8 * product
+    np.testing.assert_allclose(conserved, conserved[0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["fd", "p1", "gll2"])
@@ -220,7 +221,7 @@ def test_newmark_conserves_energy(method):
     solution = npde.solve(
         problem, lambda x: np.exp(-30 * (x[0] - 0.4) ** 2), t=(0, 50), dt=0.1, observe=times, rescue=None
     )
-    found = energy(problem, solution)
+    found, _ = energy(problem, solution)
     np.testing.assert_allclose(found, found[0], rtol=1e-8)
 
 
@@ -358,10 +359,11 @@ def test_differences(kind, scheme):
 def test_checkpoints_change_nothing(kind, scheme):
     one, few = experiment(kind, scheme), cases.experiment(kind, scheme, checkpoints=2)
     assert float(few.loss) == pytest.approx(float(one.loss), rel=1e-14)
-    # Implicit steps from a checkpoint begin with the same guess, so the states are the same.
-    close(few.derivative(), one.derivative(), 1e-10)
+    # Steps that are taken again find the Jacobian of another one, and agree to the tolerance of Newton's method.
+    tolerance = 1e-12 if kind != "fem" and scheme == "leapfrog" else 1e-8
+    close(few.derivative(), one.derivative(), tolerance)
     along = {label: one.direction(label) for label in one.controls}
-    close(few.hessian(along), one.hessian(along), 1e-9)
+    close(few.hessian(along), one.hessian(along), 10 * tolerance)
 
 
 def test_on_two_ranks(mpirun):
