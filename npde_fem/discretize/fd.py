@@ -23,6 +23,7 @@ from npde_fem.discretize.stencil import (
     Field,
     GridArguments,
     Symbols,
+    balance_source,
     evaluator_source,
     jacobian_source,
     pointers_to,
@@ -726,6 +727,39 @@ class FD(Semidiscrete):
             change = np.einsum("...ij,...j->...i", inverse, change)
         np.add(before, change.reshape(inner.shape), out=inner)
         return bool(np.all(np.isfinite(inner)))
+
+    def accelerate(self, t: float, state: Array, v: Array, factor: float, a: Array) -> bool:
+        inertia, damping, c = self._inertia, self._damping, self.constrained
+        if self._is_matrix(inertia) or self._is_matrix(damping) or self.grid.mask is not None:
+            return super().accelerate(t, state, v, factor, a)
+        self._inverse("inertia", inertia)  # raises if there is none
+        self._arguments.t = t
+        prescribed, predicted = a[c], v[c]
+        good = not self._balance(
+            self._arguments,
+            _address(state),
+            *(_address(inertia), min(1, inertia.ndim), _address(damping), min(1, damping.ndim)),
+            *(factor, _address(a), _address(v)),
+        )
+        for e, flux in self._boundary_flux(t, state):
+            at = e.faces.points.flat
+            mass = self.volumes * (inertia + factor * damping).ravel()
+            change = flux / mass[at, None]
+            good = good and bool(np.all(np.isfinite(change)))
+            for k, component in enumerate(e.components):
+                np.add.at(a.reshape(-1, self.components)[:, component], at, change[:, k])
+                np.add.at(v.reshape(-1, self.components)[:, component], at, factor * change[:, k])
+        a[c], v[c] = prescribed, predicted + factor * prescribed
+        return good
+
+    @cached_property
+    def _balance(self) -> Callable:
+        kernel = compile_c(self.comm, balance_source(self.symbols, *self.split("all"))).balance
+        address, number = ctypes.c_void_p, ctypes.c_long
+        kernel.restype = ctypes.c_int
+        kernel.argtypes = [ctypes.POINTER(GridArguments), address, address, number, address, number, ctypes.c_double]
+        kernel.argtypes = [*kernel.argtypes, address, address]
+        return kernel
 
     def constrain(self, t: float, state: Array) -> None:
         flat = state.reshape(-1, self.components)

@@ -178,6 +178,38 @@ class Semidiscrete(ABC):
             If the matrix is singular at some place.
         """
 
+    def accelerate(self, t: float, state: Array, v: Array, factor: float, a: Array) -> bool:
+        """Solve ``M_A a + M (v + factor a) = R(u, t)`` for the values a, and add ``factor a`` to the values v.
+
+        On constrained dofs a holds the prescribed acceleration, which the others feel through the mass matrices.
+        Returns whether this rank's result is finite.
+
+        Raises
+        ------
+        ValueError
+            If the inertia is singular.
+        """
+        c, (right, work, fixed) = self.constrained, self._for_balance
+        self.rate(t, state, right)
+        if self.damped:
+            self.mass_times(v, work)
+            right -= work
+        prescribed = a[c]
+        if self.unknowns < self.n_global:
+            fixed[c] = prescribed
+            self.mass_times(fixed, work, False, factor, 1.0)
+            right -= work
+            right[c] = 0.0
+        good = self.solve_mass(right, a, False, factor, 1.0)
+        a[c] = prescribed
+        np.multiply(a, factor, out=work)
+        v += work
+        return good
+
+    @cached_property
+    def _for_balance(self) -> Array:
+        return np.zeros((3, self.n_owned))
+
     @abstractmethod
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         """Write the state ``base + step M^-1 R(u, t)`` into ``out`` (neither ``state`` nor ``base`` unless noted).

@@ -12,7 +12,9 @@ The acceleration at the start follows from the same balance with beta = gamma = 
 from __future__ import annotations
 
 import time
+from ctypes import c_double, c_long, c_void_p
 
+from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.schemes import Newmark, Scheme
@@ -22,6 +24,17 @@ import numpy as np
 from mpi4py import MPI
 
 __all__ = ["NewmarkStepper", "make_stepper"]
+
+_PREDICT = """
+void predict(long n, const double *restrict now, double dt, double for_u, double for_v, double *restrict next) {
+  for (long i = 0; i < n; ++i) {
+    const double v = now[n + i], a = now[2 * n + i];
+    next[i] = now[i] + dt * v + for_u * a;
+    next[n + i] = v + for_v * a;
+  }
+}
+"""
+"""What numpy needs six passes over memory for."""
 
 
 class NewmarkStepper:
@@ -33,7 +46,10 @@ class NewmarkStepper:
         self.newton = None if scheme.is_explicit else Newton.borrow(problem, "all", False)
         self._now, self._next = np.zeros((3, n)), np.zeros((3, n))
         self._state = problem.new_state()
-        self._right, self._work, self._fixed = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._right, self._work = np.zeros(n), np.zeros(n)
+        self._predict = compile_c(problem.comm, _PREDICT).predict
+        self._predict.restype = None
+        self._predict.argtypes = [c_long, c_void_p, c_double, c_double, c_double, c_void_p]
         self._seconds = 0.0
         self._flag, self._all = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
 
@@ -50,50 +66,26 @@ class NewmarkStepper:
             for order, part in enumerate(self._now):
                 self.problem.prescribe(t, part, order)
             u, v, a = self._now
-            self._balance(t, u, v, a, 0.0)
-
-    def _balance(self, t: float, u: Array, v: Array, a: Array, factor: float) -> bool:
-        """Solve ``M_A a + M (v + factor a) = R(u, t)`` for a; on constrained dofs it holds the prescribed one."""
-        problem, right, work, c = self.problem, self._right, self._work, self.problem.constrained
-        problem.load(u, self._state)
-        problem.rate(t, self._state, right)
-        if problem.damped:
-            problem.mass_times(v, work)
-            right -= work
-        if problem.unknowns == problem.n_global:
-            return problem.solve_mass(right, a, False, factor, 1.0)
-        # Prescribed dofs move as their data says; the others feel that through the mass matrices.
-        prescribed = a[c]
-        self._fixed[c] = prescribed
-        problem.mass_times(self._fixed, work, False, factor, 1.0)
-        right -= work
-        right[c] = 0.0
-        good = problem.solve_mass(right, a, False, factor, 1.0)
-        a[c] = prescribed
-        return good
+            self.problem.load(u, self._state)
+            self.problem.accelerate(t, self._state, v, 0.0, a)
 
     def step(self, t: float, dt: float) -> bool:
-        (u, v, a), (u1, v1, a1) = self._now, self._next
+        u1, v1, a1 = self._next
         beta, gamma, end = self.scheme.beta, self.scheme.gamma, t + dt
         w, g = beta * dt**2, gamma * dt
-        np.multiply(v, dt, out=u1)
-        u1 += u
-        np.multiply(a, (0.5 - beta) * dt**2, out=self._work)
-        u1 += self._work
-        np.multiply(a, (1 - gamma) * dt, out=v1)
-        v1 += v
-        a1[:] = a
+        now, predicted = self._now.ctypes.data, self._next.ctypes.data
+        self._predict(u1.size, now, dt, (0.5 - beta) * dt**2, (1 - gamma) * dt, predicted)
         self._constrain(end, w, g)
         if self.newton is None:
             begun = time.perf_counter()
-            good = self._balance(end, u1, v1, a1, g)
+            self.problem.load(u1, self._state)
+            good = self.problem.accelerate(end, self._state, v1, g, a1)
             self._seconds += time.perf_counter() - begun
         else:
             good = self._solve(self.newton, end, dt)
-            np.multiply(a1, w, out=self._work)
-            u1 += self._work
-        np.multiply(a1, g, out=self._work)
-        v1 += self._work
+            for part, weight in ((u1, w), (v1, g)):
+                np.multiply(a1, weight, out=self._work)
+                part += self._work
         self._flag[0] = good
         self.problem.comm.Allreduce(self._flag, self._all, op=MPI.MIN)
         if not self._all[0] and self.newton is None:
@@ -115,6 +107,10 @@ class NewmarkStepper:
         """Solve the balance by Newton's method, to a fraction of the forces that there are."""
         problem, (u1, v1, a1) = self.problem, self._next
         w, g = self.scheme.beta * dt**2, self.scheme.gamma * dt
+        c = problem.constrained
+        prescribed = a1[c]
+        a1[:] = self._now[2]
+        a1[c] = prescribed
         problem.mass_times(v1, self._right)
         np.negative(self._right, out=self._right)
         if not newton.accelerate(t, u1, self._right, w, g, a1, self._scale(dt)):
