@@ -95,7 +95,7 @@ def discretise(
         grid = Grid(comm, (cells + 1,) * dim, (case.sides[0],) * dim, (case.sides[1],) * dim)
         return FD(equation, grid, bcs), exact
     mesh = box_mesh(comm, dim, cells, case.sides, cell)
-    space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, equation.state_shape))
+    space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, equation.shape))
     return FEM(equation, space, bcs, quadrature_degree=2 * degree + 2), exact
 
 

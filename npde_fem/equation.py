@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+from npde_fem.complex_pairs import Pair, as_flux, as_matrix, as_state, is_complex, split
 from npde_fem.parallel import alike
 from npde_fem.taped import Taped
 
@@ -34,6 +35,7 @@ __all__ = [
     "NPDE",
     "Absorbing",
     "BoundaryCondition",
+    "ComplexParameter",
     "Dirichlet",
     "Flux",
     "Initial",
@@ -81,10 +83,20 @@ def writing_on(domain: ufl.Mesh) -> Iterator[None]:
 
 def as_numbers(label: str, value: Value) -> np.ndarray:
     """Return a new float64 array of what is given, or raise TypeError if it is not made of numbers."""
+    if not callable(value) and np.iscomplexobj(value):
+        raise TypeError(f"{label}: complex values given; real ones allowed")
     try:
         if value is None:
             raise TypeError("None is no number")
         return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
+
+
+def as_complex(label: str, value: Value) -> np.ndarray:
+    """Return a new complex128 array of what is given, or raise TypeError if it is not made of numbers."""
+    try:
+        return np.array(value, dtype=np.complex128)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
 
@@ -327,6 +339,93 @@ class Parameter(ufl.Coefficient, Taped):
         return self._settled().riesz(self, values, kind) if self.is_field else values
 
 
+class ComplexParameter:
+    """A complex number or field in an equation: two parameters, its real and its imaginary part.
+
+    It may stand in a flux, a source, a coefficient or boundary data of a complex equation, in arithmetic with UFL
+    expressions; :attr:`expression` may stand anywhere. What is differentiated by are the two parts.
+
+    Parameters
+    ----------
+    name
+        The parts are called ``name.real`` and ``name.imag``.
+    value
+        A complex number or array; for a field also a callable of coordinates (3, n) that returns complex values.
+    field, shape
+        As of :class:`Parameter`.
+
+    Attributes
+    ----------
+    real, imag
+        The parts, each a :class:`Parameter`.
+    """
+
+    def __init__(
+        self, name: str, value: Value = None, *, field: bool | tuple = False, shape: tuple[int, ...] = ()
+    ) -> None:
+        def part(take: Callable) -> Value:
+            return (lambda x: take(value(x))) if callable(value) else None if value is None else take(value)
+
+        self.name = name
+        self.real = Parameter(f"{name}.real", part(np.real), field=field, shape=shape)
+        self.imag = Parameter(f"{name}.imag", part(np.imag), field=field, shape=shape)
+
+    @property
+    def expression(self) -> Expr:
+        """``real + i imag`` in UFL."""
+        return self.real + 1j * self.imag
+
+    @property
+    def value(self) -> Value:
+        """Value of a number, complex128; set both parts by assigning to it."""
+        return self.real.value + 1j * self.imag.value
+
+    @value.setter
+    def value(self, value: Value) -> None:
+        self.real.value, self.imag.value = np.real(value), np.imag(value)
+
+    def __add__(self, other: Any) -> Expr:
+        return self.expression + _plain(other)
+
+    def __radd__(self, other: Any) -> Expr:
+        return _plain(other) + self.expression
+
+    def __sub__(self, other: Any) -> Expr:
+        return self.expression - _plain(other)
+
+    def __rsub__(self, other: Any) -> Expr:
+        return _plain(other) - self.expression
+
+    def __mul__(self, other: Any) -> Expr:
+        return self.expression * _plain(other)
+
+    def __rmul__(self, other: Any) -> Expr:
+        return _plain(other) * self.expression
+
+    def __truediv__(self, other: Any) -> Expr:
+        return self.expression / _plain(other)
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return _plain(other) / self.expression
+
+    def __pow__(self, other: Any) -> Expr:
+        return self.expression**other
+
+    def __neg__(self) -> Expr:
+        return -self.expression
+
+    def __abs__(self) -> Expr:
+        return abs(self.expression)
+
+    def __getitem__(self, index: Any) -> Expr:
+        return self.expression[index]
+
+
+def _plain(value: Any) -> Any:
+    """UFL, or a number, in the place of a complex parameter."""
+    return value.expression if isinstance(value, ComplexParameter) else value
+
+
 class Terms(NamedTuple):
     """The terms of an equation as UFL expressions on one domain.
 
@@ -343,6 +442,9 @@ class Terms(NamedTuple):
 class NPDE:
     """``A u_tt + B u_t = div F + S``: a neural partial differential equation, written once in UFL.
 
+    A complex equation (``dtype=complex``) is written in UFL's complex notation; its state is carried as real pairs
+    (see :mod:`npde_fem.complex_pairs`), with :attr:`state_components` = 2 m.
+
     Parameters
     ----------
     flux
@@ -355,14 +457,26 @@ class NPDE:
         component. With ``damping=0`` and ``inertia=0`` the problem is stationary.
     components
         ``m``. The state has shape ``()`` for 1 and ``(m,)`` otherwise.
+    dtype
+        ``float`` or ``complex``: what the state's values are.
+    flow
+        Exact flow of the source, for splitting schemes: callable ``(u, x, t, dt)`` that returns the solution at
+        ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at ``t``, of the state's shape.
     name
         Used in messages and files.
+
+    Attributes
+    ----------
+    shape
+        Shape of the state as its values are: ``()`` for one component, ``(m,)`` for more.
+    state_components, state_shape
+        Number and shape of the real components that carry it.
 
     Raises
     ------
     TypeError, ValueError
-        If a term is not callable or a number where it must be, or ``components`` is not a positive integer.
-        Shapes are checked when the equation meets a domain.
+        If a term is not callable or a number where it must be, ``components`` is not a positive integer, or ``dtype``
+        neither float nor complex. Shapes are checked when the equation meets a domain.
     """
 
     def __init__(
@@ -373,23 +487,40 @@ class NPDE:
         damping: Value = 1.0,
         inertia: Value = 0.0,
         components: int = 1,
+        dtype: type = float,
+        flow: Callable | None = None,
         name: str = "npde",
     ) -> None:
-        for label, term in (("flux", flux), ("source", source)):
+        for label, term in (("flux", flux), ("source", source), ("flow", flow)):
             if term is not None and not callable(term):
-                raise TypeError(f"{label} must be a callable (u, x, t) that returns UFL, not {term!r}")
+                arguments = "(u, x, t, dt)" if label == "flow" else "(u, x, t)"
+                raise TypeError(f"{label} must be a callable {arguments} that returns UFL, not {term!r}")
         if not isinstance(components, int | np.integer) or components < 1:
             raise ValueError(f"components must be a positive integer, not {components!r}")
-        self.flux, self.source, self.damping, self.inertia = flux, source, damping, inertia
-        self.components, self.name = int(components), name
+        if dtype not in (float, complex):
+            raise ValueError(f"dtype: float or complex allowed, {dtype!r} given")
+        self.flux, self.source, self.damping, self.inertia, self.flow = flux, source, damping, inertia, flow
+        self.components, self.dtype, self.name = int(components), dtype, name
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the state is complex."""
+        return self.dtype is complex
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return () if self.components == 1 else (self.components,)
+
+    @property
+    def state_components(self) -> int:
+        return self.components * (2 if self.is_complex else 1)
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Shape of the state: ``()`` for one component, ``(m,)`` for more."""
-        return () if self.components == 1 else (self.components,)
+        return () if self.state_components == 1 else (self.state_components,)
 
-    def terms(self, domain: ufl.Mesh, u: Expr, x: Expr, t: Expr) -> Terms:
-        """Write the equation on ``domain`` with state ``u``, coordinates ``x`` and time ``t``.
+    def written(self, domain: ufl.Mesh, u: Expr, x: Expr, t: Expr) -> Terms:
+        """Write the equation on ``domain`` as it stands, with state ``u`` of :attr:`shape`.
 
         Raises
         ------
@@ -398,7 +529,7 @@ class NPDE:
         ValueError
             If a term has the wrong shape, or two parameters share a name.
         """
-        d, m, shape = domain.geometric_dimension, self.components, self.state_shape
+        d, m, shape = domain.geometric_dimension, self.components, self.shape
         matrix_shapes: list[tuple[int, ...]] = [()] if m == 1 else [(), (m, m)]
         with writing_on(domain):
             terms = Terms(
@@ -413,8 +544,79 @@ class NPDE:
         parameters_of(terms)
         return terms
 
+    def terms(self, domain: ufl.Mesh, u: Expr, x: Expr, t: Expr) -> Terms:
+        """Write the equation on ``domain`` in real terms, with a state ``u`` of :attr:`state_shape`; see `written`."""
+        if not self.is_complex:
+            terms = self.written(domain, u, x, t)
+            return Terms(*(_real(label, term) for label, term in zip(Terms._fields, terms, strict=True)))
+        psi, pairs = self._pairs(domain, u)
+        m = self.components
+        with writing_on(domain):
+            parts = (split(term, pairs) for term in self.written(domain, psi, x, t))
+            flux, source, damping, inertia = parts
+            return Terms(as_flux(flux, m), as_state(source), as_matrix(damping, m), as_matrix(inertia, m))
+
+    def _pairs(self, domain: ufl.Mesh, u: Expr) -> tuple[Expr, dict[Expr, Pair]]:
+        """Return a symbol for the complex state, and what stands for it."""
+        element = basix.ufl.element("Lagrange", domain.ufl_cell().cellname, 5, shape=self.shape or None)
+        psi = ufl.Coefficient(ufl.FunctionSpace(domain, element))
+        if self.components == 1:
+            return psi, {psi: Pair(u[0], u[1])}
+        real, imag = (ufl.as_vector([u[2 * k + part] for k in range(self.components)]) for part in (0, 1))
+        return psi, {psi: Pair(real, imag)}
+
+    def write_flow(self, domain: ufl.Mesh, u: Expr, x: Expr, t: Expr, dt: Expr) -> Expr:
+        """Write the flow of the source on ``domain``, UFL of :attr:`state_shape` for a state ``u`` of that shape.
+
+        Raises
+        ------
+        ValueError
+            If the equation has no flow.
+        """
+        if self.flow is None:
+            raise ValueError(f"equation {self.name!r} has no flow; splitting schemes need NPDE(flow=...)")
+        return self._write_state("flow", self.flow, domain, u, x, t, dt)
+
+    def write_data(self, label: str, value: Value, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+        """Write data of the state on ``domain``: a callable of ``arguments`` in UFL, or numbers.
+
+        Returns
+        -------
+        Expr
+            UFL of :attr:`state_shape`.
+        """
+        with writing_on(domain):
+            written = _write(label, value, arguments, [self.shape])
+            return as_state(split(written, {})) if self.is_complex else _real(label, written)
+
+    def _write_state(self, label: str, function: Callable, domain: ufl.Mesh, u: Expr, *arguments: Expr) -> Expr:
+        if not self.is_complex:
+            with writing_on(domain):
+                return _real(label, _write(label, function, (u, *arguments), [self.shape]))
+        psi, pairs = self._pairs(domain, u)
+        with writing_on(domain):
+            return as_state(split(_write(label, function, (psi, *arguments), [self.shape]), pairs))
+
+    def write_integrand(self, label: str, function: Callable, domain: ufl.Mesh, u: Expr, *arguments: Expr) -> Expr:
+        """Write a scalar callable ``(u, x, t)`` on ``domain``, real for a complex state too.
+
+        Raises
+        ------
+        ValueError
+            If it is not scalar, or not real.
+        """
+        if not self.is_complex:
+            with writing_on(domain):
+                return _real(label, _write(label, function, (u, *arguments), [()]))
+        psi, pairs = self._pairs(domain, u)
+        with writing_on(domain):
+            real, imag = split(_write(label, function, (psi, *arguments), [()]), pairs)
+        if imag != 0:
+            raise ValueError(f"{label} is complex; a real one allowed: abs(u) ** 2, ufl.real(...) or ufl.imag(...)")
+        return real
+
     def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
-        """Return the same equation with ``extra(u, x, t)`` added to its source."""
+        """Return the same equation, without its flow, with ``extra(u, x, t)`` added to its source."""
         old = self.source
 
         def source(u: Expr, x: Expr, t: Expr) -> Expr:
@@ -426,6 +628,7 @@ class NPDE:
             damping=self.damping,
             inertia=self.inertia,
             components=self.components,
+            dtype=self.dtype,
             name=name or self.name,
         )
 
@@ -434,7 +637,7 @@ def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ..
     """Evaluate a term of an equation and check that it is UFL of one of the allowed shapes."""
     if term is None:
         return ufl.zero(*shapes[0])
-    result = call(label, term, arguments) if callable(term) and not isinstance(term, Expr) else term
+    result = _plain(call(label, term, arguments) if callable(term) and not isinstance(term, Expr) else term)
     try:
         expression = ufl.as_ufl(result) if np.ndim(result) == 0 else ufl.as_tensor(result)
     except (ValueError, TypeError) as error:
@@ -457,10 +660,14 @@ def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ..
     return expression
 
 
-def write_callable(label: str, function: Callable, components: int, domain: ufl.Mesh, *arguments: Expr) -> Expr:
-    """Write a user's callable on a domain: UFL of shape ``()``, or ``(m,)`` for ``m`` > 1 components."""
-    with writing_on(domain):
-        return _write(label, function, arguments, [() if components == 1 else (components,)])
+def _real(label: str, expression: Expr) -> Expr:
+    """Return a term of a real equation, or raise ValueError if it has an imaginary part."""
+    if not is_complex(expression):
+        return expression
+    real, imag = split(expression, {})
+    if imag != 0:
+        raise ValueError(f"{label} is complex ({expression}), but the equation is real; dtype=complex makes it complex")
+    return real
 
 
 def call(label: str, function: Callable, arguments: tuple) -> Value:
@@ -541,15 +748,36 @@ class BoundaryCondition:
             )
         return component if components > 1 else None
 
-    def write(self, value: Value, components: int, domain: ufl.Mesh, *arguments: Expr, name: str = "value") -> Expr:
-        """Write boundary data on a domain: UFL of shape ``()``, or ``(m,)`` for all components of a system."""
-        scalar = components == 1 or self.checked_component(components) is not None
-        label = f"{type(self).__name__} {name}"
-        shapes: list[tuple[int, ...]] = [()] if scalar else [(components,)]
+    def held(self, equation: NPDE) -> list[int]:
+        """Return the real components of the state (see ``NPDE.state_components``) that the condition is for."""
+        component = self.checked_component(equation.components)
+        parts = 2 if equation.is_complex else 1
+        if component is None:
+            return list(range(equation.state_components))
+        return list(range(parts * component, parts * (component + 1)))
+
+    def write(self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+        """Write boundary data on a domain: UFL, one real value a held component, ``()`` if that is one."""
+        m = equation.components
+        scalar = m == 1 or self.checked_component(m) is not None
+        label = f"{type(self).__name__} value"
+        value = _plain(value)
         with writing_on(domain):
             if not scalar and np.ndim(value) == 0 and not callable(value) and not isinstance(value, Expr):
-                value = np.full(components, value)
-            return _write(label, value, arguments, shapes)
+                value = np.full(m, value)
+            written = _write(label, value, arguments, [() if scalar else (m,)])
+            return as_state(split(written, {})) if equation.is_complex else _real(label, written)
+
+    def write_coefficient(
+        self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr, name: str = "coefficient"
+    ) -> Expr:
+        """Write a scalar that multiplies the held components: UFL of shape (), or a matrix if it is complex."""
+        label = f"{type(self).__name__} {name}"
+        with writing_on(domain):
+            written = _write(label, value, arguments, [()])
+            if not equation.is_complex:
+                return _real(label, written)
+            return as_matrix(split(written, {}), len(self.held(equation)) // 2)
 
 
 def checked_conditions(bcs: Any, components: int) -> list[BoundaryCondition]:
@@ -641,7 +869,7 @@ def manufactured(equation: NPDE, exact: Callable) -> NPDE:
         time = ufl.variable(t)
         solution = exact(x, time)
         rate = ufl.diff(solution, time)
-        terms = equation.terms(domain, solution, x, time)
+        terms = equation.written(domain, solution, x, time)
 
         def times(matrix: Expr, vector: Expr) -> Expr:
             return matrix * vector if matrix.ufl_shape == () else ufl.dot(matrix, vector)

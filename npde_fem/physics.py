@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from npde_fem.equation import NPDE, call
+from npde_fem.equation import NPDE, ComplexParameter, call
 
+import numpy as np
 import ufl
 
 __all__ = [
     "allen_cahn",
+    "cahn_hilliard",
     "diffusion_reaction",
     "fisher_kpp",
+    "fitzhugh_nagumo",
     "glioma",
     "gray_scott",
     "heat",
+    "helmholtz",
+    "paraxial",
     "poisson",
     "porous_fisher",
     "reaction_diffusion",
+    "relaxed_schrodinger",
+    "schrodinger",
     "telegraph",
     "wave",
 ]
@@ -29,8 +36,16 @@ Coefficient = Any
 
 def _at(coefficient: Coefficient, x: Any, t: Any) -> Any:
     if callable(coefficient) and not isinstance(coefficient, ufl.core.expr.Expr):
-        return call("coefficient", coefficient, (x, t))
-    return coefficient
+        coefficient = call("coefficient", coefficient, (x, t))
+    return coefficient.expression if isinstance(coefficient, ComplexParameter) else coefficient
+
+
+def _scalar(name: str, coefficient: Coefficient, x: Any, t: Any) -> Any:
+    value = _at(coefficient, x, t)
+    shape = value.ufl_shape if isinstance(value, ufl.core.expr.Expr) else np.shape(value)
+    if shape != ():
+        raise ValueError(f"{name} has shape {shape}; a scalar allowed")
+    return value
 
 
 def _diffuse(diffusion: Any, u: Any) -> Any:
@@ -82,8 +97,19 @@ def fisher_kpp(diffusion: Coefficient = 1.0, rate: Coefficient = 1.0, capacity: 
     return NPDE(
         flux=lambda u, x, t: _diffuse(_at(diffusion, x, t), u),
         source=lambda u, x, t: _at(rate, x, t) * u * (1 - u / _at(capacity, x, t)),
+        flow=_logistic_flow(rate, capacity),
         name="fisher-kpp",
     )
+
+
+def _logistic_flow(rate: Coefficient, capacity: Coefficient) -> Callable:
+    """``u e^(r dt) / (1 + (e^(r dt) - 1) u / K)``, the solution of u' = r u (1 - u / K)."""
+
+    def flow(u: Any, x: Any, t: Any, dt: Any) -> Any:
+        growth = ufl.exp(_at(rate, x, t) * dt)
+        return growth * u / (1 + (growth - 1) * u / _at(capacity, x, t))
+
+    return flow
 
 
 def porous_fisher(diffusion: Coefficient = 1.0, rate: Coefficient = 1.0, capacity: Coefficient = 1.0) -> NPDE:
@@ -91,6 +117,7 @@ def porous_fisher(diffusion: Coefficient = 1.0, rate: Coefficient = 1.0, capacit
     return NPDE(
         flux=lambda u, x, t: _diffuse(_at(diffusion, x, t), u) * (u / _at(capacity, x, t)),
         source=lambda u, x, t: _at(rate, x, t) * u * (1 - u / _at(capacity, x, t)),
+        flow=_logistic_flow(rate, capacity),
         name="porous-fisher",
     )
 
@@ -98,7 +125,10 @@ def porous_fisher(diffusion: Coefficient = 1.0, rate: Coefficient = 1.0, capacit
 def allen_cahn(thickness: Coefficient = 0.05) -> NPDE:
     """``u_t = eps^2 lap u + u - u^3`` (Allen and Cahn 1979); eps is the interface's thickness."""
     return NPDE(
-        flux=lambda u, x, t: _at(thickness, x, t) ** 2 * ufl.grad(u), source=lambda u, x, t: u - u**3, name="allen-cahn"
+        flux=lambda u, x, t: _at(thickness, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: u - u**3,
+        flow=lambda u, x, t, dt: u / ufl.sqrt(u**2 + (1 - u**2) * ufl.exp(-2 * dt)),
+        name="allen-cahn",
     )
 
 
@@ -156,4 +186,138 @@ def telegraph(
         damping=damping,
         inertia=1.0,
         name="telegraph",
+    )
+
+
+def fitzhugh_nagumo(
+    diffusion: Coefficient = 1e-3,
+    threshold: Coefficient = 0.1,
+    timescale: Coefficient = 0.01,
+    recovery: Coefficient = 0.5,
+    stimulus: Coefficient = 0.0,
+) -> NPDE:
+    """``v_t = D lap v + v (1 - v) (v - a) - w + s``, ``w_t = eps (b v - w)``: excitable media.
+
+    FitzHugh 1961, Biophys. J. 1; Nagumo, Arimoto and Yoshizawa 1962, Proc. IRE 50, with a = ``threshold``,
+    eps = ``timescale``, b = ``recovery``, s = ``stimulus``.
+    """
+
+    def flux(u: Any, x: Any, t: Any) -> Any:
+        d = ufl.as_matrix([[_at(diffusion, x, t), 0], [0, 0]])
+        return ufl.dot(d, ufl.grad(u))
+
+    def source(u: Any, x: Any, t: Any) -> Any:
+        v, w = u[0], u[1]
+        excite = v * (1 - v) * (v - _at(threshold, x, t)) - w + _at(stimulus, x, t)
+        return ufl.as_vector([excite, _at(timescale, x, t) * (_at(recovery, x, t) * v - w)])
+
+    return NPDE(flux=flux, source=source, components=2, name="fitzhugh-nagumo")
+
+
+def cahn_hilliard(thickness: Coefficient = 0.05, mobility: Coefficient = 1.0) -> NPDE:
+    """``c_t = div(M grad mu)``, ``mu = c^3 - c - eps^2 lap c``: phase separation, as the system of (c, mu).
+
+    Cahn and Hilliard 1958, J. Chem. Phys. 28; c from -1 to 1. The damping is singular (mu has no time derivative), so
+    schemes must be implicit.
+    """
+
+    def flux(u: Any, x: Any, t: Any) -> Any:
+        exchange = ufl.as_matrix([[0, _at(mobility, x, t)], [_at(thickness, x, t) ** 2, 0]])
+        return ufl.dot(exchange, ufl.grad(u))
+
+    def source(u: Any, x: Any, t: Any) -> Any:
+        return ufl.as_vector([0, u[1] + u[0] - u[0] ** 3])
+
+    return NPDE(flux=flux, source=source, damping=((1, 0), (0, 0)), components=2, name="cahn-hilliard")
+
+
+def schrodinger(
+    potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 0.0
+) -> NPDE:
+    """``i hbar psi_t = -hbar^2 / (2 m) lap psi + V psi + g |psi|^2 psi``: Schroedinger, with g Gross-Pitaevskii.
+
+    It is written as ``psi_t = i hbar / (2 m) lap psi - (i / hbar) (V + g |psi|^2) psi``, so that its damping is 1. A
+    complex potential absorbs where its imaginary part is negative. The flow keeps |psi| at each point; it is exact for
+    a real potential constant in time, and takes the potential at the middle of the step.
+    """
+
+    def energy(psi: Any, x: Any, t: Any) -> Any:
+        return _scalar("potential", potential, x, t) + _at(g, x, t) * abs(psi) ** 2
+
+    def flow(psi: Any, x: Any, t: Any, dt: Any) -> Any:
+        return psi * ufl.exp(-1j / _at(hbar, x, t) * dt * energy(psi, x, t + dt / 2))
+
+    return NPDE(
+        flux=lambda psi, x, t: 1j * _at(hbar, x, t) / (2 * _at(mass, x, t)) * ufl.grad(psi),
+        source=lambda psi, x, t: -1j / _at(hbar, x, t) * energy(psi, x, t) * psi,
+        flow=flow,
+        dtype=complex,
+        name="schrodinger",
+    )
+
+
+def relaxed_schrodinger(
+    potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 1.0
+) -> NPDE:
+    """:func:`schrodinger` with |psi|^2 as a second component phi, for the scheme ``Relaxation``.
+
+    The state is (psi, phi), phi real. The flow is the relaxation ``phi <- 2 |psi|^2 - phi``, after which a step is
+    linear in psi; psi is conserved in norm, and an energy too (Besse 2004, SIAM J. Numer. Anal. 42, eq. 2.2). At the
+    start phi = |psi|^2.
+    """
+
+    def flux(u: Any, x: Any, t: Any) -> Any:
+        d = ufl.as_matrix([[1j * _at(hbar, x, t) / (2 * _at(mass, x, t)), 0], [0, 0]])
+        return ufl.dot(d, ufl.grad(u))
+
+    def source(u: Any, x: Any, t: Any) -> Any:
+        rotation = -1j / _at(hbar, x, t) * (_scalar("potential", potential, x, t) + _at(g, x, t) * ufl.real(u[1]))
+        return ufl.as_vector([rotation * u[0], 0])
+
+    def flow(u: Any, x: Any, t: Any, dt: Any) -> Any:
+        return ufl.as_vector([u[0], 2 * abs(u[0]) ** 2 - u[1]])
+
+    return NPDE(flux=flux, source=source, flow=flow, components=2, dtype=complex, name="relaxed schrodinger")
+
+
+def helmholtz(wavenumber: Coefficient, index: Coefficient = 1.0, source: Coefficient = 0.0) -> NPDE:
+    """``0 = lap u + k^2 n(x)^2 u + s(x)``, stationary and complex: waves ``u exp(-i omega t)``.
+
+    An outgoing wave is exp(i k r). A complex index absorbs where its imaginary part is positive. The first-order
+    absorbing (impedance) boundary is ``Robin(-1j * k)``, with ``value`` what an incoming wave v brings,
+    ``n . grad v - i k v``.
+    """
+    return NPDE(
+        flux=lambda u, x, t: ufl.grad(u),
+        source=lambda u, x, t: (
+            (_at(wavenumber, x, t) * _scalar("index", index, x, t)) ** 2 * u + _scalar("source", source, x, t)
+        ),
+        damping=0.0,
+        dtype=complex,
+        name="helmholtz",
+    )
+
+
+def paraxial(wavenumber: Coefficient, index: Coefficient = 1.0, reference: Coefficient = 1.0) -> NPDE:
+    """``2 i k n0 psi_z = -lap psi - k^2 (n^2 - n0^2) psi``: the envelope of ``psi exp(i k n0 z)``, z in the place of t.
+
+    ``index`` is n(x, z), ``reference`` n0, ``wavenumber`` that of vacuum, k = 2 pi / wavelength. The laplacian is that
+    of the transverse coordinates, which are the domain's (Leontovich and Fock 1946). It is written as
+    ``psi_z = i / (2 k n0) lap psi + i k / (2 n0) (n^2 - n0^2) psi``. The flow takes the index at the middle of a step.
+    """
+
+    def phase(x: Any, z: Any) -> Any:
+        k, n, n0 = (
+            _at(wavenumber, x, z),
+            _scalar("index", index, x, z),
+            _at(reference, x, z),
+        )
+        return 1j * k / (2 * n0) * (n**2 - n0**2)
+
+    return NPDE(
+        flux=lambda psi, x, z: 1j / (2 * _at(wavenumber, x, z) * _at(reference, x, z)) * ufl.grad(psi),
+        source=lambda psi, x, z: phase(x, z) * psi,
+        flow=lambda psi, x, z, dz: psi * ufl.exp(phase(x, z + dz / 2) * dz),
+        dtype=complex,
+        name="paraxial",
     )

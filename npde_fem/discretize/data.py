@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from npde_fem.equation import as_complex
 from npde_fem.parallel import Refused, alike
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-__all__ = ["evaluate_callable", "finite", "refuse_negative", "select"]
+__all__ = ["complex_values", "evaluate_callable", "finite", "refuse_negative", "select"]
 
 
 def evaluate_callable(
-    label: str, function: Callable, x: npt.NDArray[np.float64], shape: tuple[int, ...] = ()
-) -> npt.NDArray[np.float64]:
+    label: str,
+    function: Callable,
+    x: npt.NDArray[np.float64],
+    shape: tuple[int, ...] = (),
+    dtype: type = float,
+) -> npt.NDArray:
     """Evaluate a user's numpy callable at points.
 
     Parameters
@@ -29,11 +34,13 @@ def evaluate_callable(
         Coordinates, shape (3, n).
     shape
         Value shape at a point.
+    dtype
+        float or complex.
 
     Returns
     -------
     ndarray
-        Float64 values of shape ``(n,) + shape``.
+        Float64 or complex128 values of shape ``(n,) + shape``.
 
     Raises
     ------
@@ -43,7 +50,9 @@ def evaluate_callable(
     n = x.shape[1]
     try:
         values = np.asarray(function(x))
-        values = values.astype(np.float64)
+        if dtype is float and np.iscomplexobj(values):
+            raise TypeError("it returned complex values; real ones allowed")
+        values = values.astype(dtype)
     except Exception as error:
         raise TypeError(
             f"{label}: calling it with coordinates of shape {x.shape} failed: {error}. It must be written in numpy"
@@ -54,6 +63,51 @@ def evaluate_callable(
         raise ValueError(f"{label}: returned shape {values.shape} for {n} points; {(*shape, n)} allowed")
     finite(label, values)
     return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+
+
+def complex_values(
+    label: str, data: Any, x: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    """Return the real pairs of complex data at nodes.
+
+    Parameters
+    ----------
+    label
+        Names the argument in errors.
+    data
+        A number, one number a component, a numpy callable of coordinates, an array of one complex number a node and
+        component, or of its real pairs.
+    x
+        Coordinates of the nodes, shape (3, n).
+    shape
+        Value shape at a node, () or (m,).
+
+    Returns
+    -------
+    ndarray
+        Flat float64 array of real and imaginary part in turn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data is not made of numbers, has another shape, or is not finite.
+    """
+    n = x.shape[1]
+    size = n * int(np.prod(shape, dtype=int))
+    if callable(data):
+        return evaluate_callable(label, data, x, shape, complex).reshape(-1).view(np.float64)
+    array = as_complex(label, data)
+    pairs = None if np.iscomplexobj(data) else array.real
+    finite(label, array)
+    if array.shape in {(), shape}:
+        return np.broadcast_to(array, (n, *shape)).reshape(-1).copy().view(np.float64)
+    if array.shape == (size,):
+        return array.view(np.float64)
+    if pairs is not None and pairs.shape == (2 * size,):
+        return pairs.copy()
+    raise ValueError(
+        f"{label}: array of shape {array.shape} given; {shape}, or this rank's ({size},) complex values, allowed"
+    )
 
 
 def finite(label: str, values: Any) -> None:

@@ -7,12 +7,13 @@ through the boundary and without source the mass (sum of ``|V_p| u_p``) is const
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
 from npde_fem.discretize.grid import Grid, GridFunction, Layout
@@ -44,7 +45,6 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
-    write_callable,
 )
 from npde_fem.parallel import Refused, alike
 
@@ -80,9 +80,9 @@ class _Prescribed(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """Flux through boundary faces: ``area * (value - coefficient u)`` enters a component of a point.
+    """Flux through boundary faces: ``area * (value - coefficient u)`` enters some components of a point.
 
-    ``data`` is ``value - coefficient u``.
+    ``data`` is ``value - coefficient u``; the coefficient is one number a face, or a matrix of the components, flat.
     """
 
     faces: Faces
@@ -153,8 +153,9 @@ class FD(Semidiscrete):
         if not isinstance(grid, Grid):
             raise TypeError(f"grid must be a Grid, not {type(grid).__name__}: {grid!r}")
         self.equation, self.grid, self.comm, self.dim = equation, grid, grid.comm, grid.dim
-        self.components = m = equation.components
-        bcs = checked_conditions(bcs, m)
+        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
+        self.components = m = equation.state_components
+        bcs = checked_conditions(bcs, equation.components)
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
         if any(axis >= self.dim for axis in periodic_axes):
             raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
@@ -180,6 +181,10 @@ class FD(Semidiscrete):
         self._lay_out()
         self.update()
 
+    def with_equation(self, equation: NPDE) -> FD:
+        """Return another equation on the same grid with the same boundary conditions."""
+        return FD(equation, self.grid, self._given_conditions)
+
     # -- setting up ------------------------------------------------------------------------------------------
 
     def _write_equation(self) -> None:
@@ -189,7 +194,8 @@ class FD(Semidiscrete):
         terms = self.equation.terms(domain, u, x, t)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
-        self.symbols = Symbols(self.dim, self.components, u, x, t, normal, masked=self.grid.mask is not None)
+        dt = ufl.Constant(domain)
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -366,17 +372,14 @@ class FD(Semidiscrete):
 
     # -- boundary conditions ---------------------------------------------------------------------------------
 
-    def _components(self, bc: BoundaryCondition) -> list[int]:
-        component = bc.checked_component(self.components)
-        return list(range(self.components)) if component is None else [component]
-
     def _prescribe(self, bc: Dirichlet, order: int = 0) -> _Prescribed:
         s = self.symbols
         points = self.domain.boundary_points("Dirichlet", bc.where)
-        data = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t))
+        data = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t))
         for _ in range(order):
             data = partial(data, s.t)
-        return _Prescribed(points, self._components(bc), lower(data), *self._evaluator("Dirichlet value", data, points))
+        evaluate, in_time = self._evaluator("Dirichlet value", data, points)
+        return _Prescribed(points, bc.held(self.equation), lower(data), evaluate, in_time)
 
     def prescribed_of(self, order: int) -> list[_Prescribed]:
         """Dirichlet data, or its time derivative of some order."""
@@ -387,27 +390,36 @@ class FD(Semidiscrete):
         return self._prescribed_rates[order]
 
     def _absorb(self, bc: Absorbing) -> _Absorber:
-        s, held = self.symbols, self._components(bc)
+        s, held = self.symbols, bc.held(self.equation)
         faces = self.domain.boundary_faces("Absorbing", bc.where)
-        z = self._bind(bc.write(bc.impedance, 1, self._ufl_domain, s.x, s.t, s.normal, name="impedance"))
+        z = bc.write_coefficient(bc.impedance, self.equation, self._ufl_domain, s.x, s.t, s.normal, name="impedance")
+        z = self._bind(z)
         evaluate, in_time = self._evaluator("Absorbing impedance", z, faces.points)
         if in_time:
             raise ValueError("Absorbing: the impedance must not depend on time")
-        entire = self.components == 1 or len(held) > 1
-        return _Absorber(faces, held, lower(z * (s.u if entire else s.u[held[0]])), evaluate)
+        u = self._held(held)
+        return _Absorber(faces, held, lower(z * u if z.ufl_shape == () else ufl.dot(z, u)), evaluate)
+
+    def _held(self, held: list[int]) -> Expr:
+        """Some components of the state: itself if they are all, a scalar if it is one."""
+        u = self.symbols.u
+        if len(held) == self.components:
+            return u
+        return u[held[0]] if len(held) == 1 else ufl.as_vector([u[c] for c in held])
 
     def _open_faces(self, bc: Flux | Robin | Absorbing) -> _Exchange:
-        label, s = type(bc).__name__, self.symbols
+        label, s, held = type(bc).__name__, self.symbols, bc.held(self.equation)
         faces = self.domain.boundary_faces(label, bc.where)
-        value = self._bind(bc.write(bc.value, self.components, self._ufl_domain, s.x, s.t, s.normal))
+        value = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t, s.normal))
         evaluate, _ = self._evaluator(f"{label} value", value, faces.points)
-        coefficient, in_time, components, data = None, False, self._components(bc), value
+        coefficient, in_time, data = None, False, value
         if isinstance(bc, Robin):
-            alpha = self._bind(bc.write(bc.coefficient, 1, self._ufl_domain, s.x, s.t, s.normal, name="coefficient"))
+            alpha = bc.write_coefficient(bc.coefficient, self.equation, self._ufl_domain, s.x, s.t, s.normal)
+            alpha = self._bind(alpha)
             coefficient, in_time = self._evaluator("Robin coefficient", alpha, faces.points)
-            entire = self.components == 1 or len(components) > 1
-            data = value - alpha * (s.u if entire else s.u[components[0]])
-        return _Exchange(faces, components, lower(data), evaluate, coefficient, in_time)
+            u = self._held(held)
+            data = value - (alpha * u if alpha.ufl_shape == () else ufl.dot(alpha, u))
+        return _Exchange(faces, held, lower(data), evaluate, coefficient, in_time)
 
     def _evaluator_source(self, label: str, expression: Expr) -> str:
         """Return :func:`evaluator_source`; an error for what cannot be evaluated on a grid names the term."""
@@ -513,12 +525,19 @@ class FD(Semidiscrete):
         b, m, n = self._evaluate("mass"), self.components, self.layout.n_points
         if not self.absorbers:
             return b
-        by_component = self._is_matrix(b) or any(len(a.components) < m for a in self.absorbers)
+        impedances = [a.impedance(0.0, None) for a in self.absorbers]
+        coupled = any(len(a.components) < m or z.shape[1] > 1 for a, z in zip(self.absorbers, impedances, strict=True))
+        by_component = self._is_matrix(b) or coupled
         b = np.array(np.broadcast_to(self._as_matrix(b) if by_component else b, (n, m, m) if by_component else (n, 1)))
-        for faces, held, _, impedance in self.absorbers:
-            share = impedance(0.0, None)[:, 0] * faces.area / self.volumes[faces.points.flat]
-            for entry in [b[:, c, c] for c in held] if by_component else [b[:, 0]]:
-                np.add.at(entry, faces.points.flat, share)
+        for (faces, held, *_), z in zip(self.absorbers, impedances, strict=True):
+            at = faces.points.flat
+            share = z * (faces.area / self.volumes[at])[:, None]
+            if by_component:
+                k = len(held)
+                blocks = share.reshape(-1, k, k) if z.shape[1] > 1 else share[:, :, None] * np.eye(k)
+                np.add.at(b, (at[:, None, None], np.array(held)[:, None], np.array(held)), blocks)
+            else:
+                np.add.at(b, at, share)
         return b
 
     def _is_matrix(self, b: Array) -> bool:
@@ -574,7 +593,9 @@ class FD(Semidiscrete):
             return self.interpolate(u0.value, t)
         m, layout = self.components, self.layout
         with alike(self.comm):
-            if isinstance(u0, GridFunction):
+            if self.equation.is_complex:
+                flat = self._complex_values(u0)
+            elif isinstance(u0, GridFunction):
                 flat, other = u0.values.copy(), u0.layout
                 if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
                     raise ValueError(
@@ -595,6 +616,31 @@ class FD(Semidiscrete):
             finite(label, flat)
         return flat
 
+    def _complex_values(self, u0: Any) -> Array:
+        """Real pairs of a complex state from what a user gives."""
+        m, layout = self.equation.components, self.layout
+        if isinstance(u0, GridFunction):
+            other = u0.layout
+            of_pairs = not np.iscomplexobj(u0.values) and u0.components == self.components
+            if (other.start, other.end) != (layout.start, layout.end) or not (of_pairs or u0.components == m):
+                raise ValueError(
+                    f"u0: a grid function of {u0.components} components on {other.points} points given; {m} "
+                    f"components on {layout.points} points, spread alike over the ranks, allowed"
+                )
+            return u0.values.copy() if of_pairs else u0.values.astype(np.complex128).view(np.float64)
+        if (
+            not callable(u0)
+            and np.ndim(u0) >= self.dim
+            and np.shape(u0)[: self.dim]
+            in {
+                self.grid.shape,
+                layout.points,
+                layout.local,
+            }
+        ):
+            u0 = layout.slice_global(np.asarray(u0, dtype=np.complex128), "u0", m)
+        return complex_values("u0", u0, layout.coordinates(), self.equation.shape)
+
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
         """dF/d(grad u) of each component at all points, as functions."""
@@ -606,6 +652,8 @@ class FD(Semidiscrete):
         return [self._evaluator("flux", ufl.as_tensor(b), self.domain.everywhere())[0] for b in blocks]
 
     def check_diffusion(self, t: float, values: Array) -> None:
+        if self.equation.is_complex:
+            return
         self.load(values, self._buffer)
         tensors = [
             evaluate(t, self._buffer).reshape(-1, self.dim, self.dim)[self._inside] for evaluate in self._diffusion
@@ -634,6 +682,28 @@ class FD(Semidiscrete):
             self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
         return self._kernels[key]
 
+    @cached_property
+    def flow_data(self) -> Expr:
+        s = self.symbols
+        return self._meet("flow", self.equation.write_flow(self._ufl_domain, s.u, s.x, s.t, s.dt))
+
+    @cached_property
+    def _flow_kernel(self) -> Callable:
+        zero = ufl.zero(*self.symbols.u.ufl_shape, self.dim)
+        kernel = compile_c(self.comm, rate_source(self.symbols, zero, self.flow_data)).rate
+        kernel.restype = None
+        kernel.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
+        return kernel
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        return np.repeat(self._dividing_volumes, self.components)
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        self._arguments.t, self._arguments.dt = t, step
+        self._flow_kernel(self._arguments, _address(state), _address(out))
+        out /= self.nodal_weights
+
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
         """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
         found = []
@@ -641,7 +711,11 @@ class FD(Semidiscrete):
             flux = e.value(t, state).copy()
             if e.coefficient is not None:
                 u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
-                flux -= e.coefficient(t, state) * u
+                alpha = e.coefficient(t, state)
+                if alpha.shape[1] == 1:
+                    flux -= alpha * u
+                else:
+                    flux -= np.einsum("nij,nj->ni", alpha.reshape(-1, u.shape[1], u.shape[1]), u)
             found.append((e, flux * e.faces.area[:, None]))
         return found
 
@@ -877,25 +951,30 @@ class FD(Semidiscrete):
         if part != "source":
             for e in self.exchanges:
                 if e.coefficient is not None:
-                    weight = rate_factor * e.faces.area * e.coefficient(t, state)[:, 0]
-                    for c in e.components:
-                        np.add.at(diagonal[:, c, c], e.faces.points.flat, weight)
+                    alpha, k = e.coefficient(t, state), len(e.components)
+                    block = alpha[:, :, None] * np.eye(k) if alpha.shape[1] == 1 else alpha.reshape(-1, k, k)
+                    weight = rate_factor * e.faces.area[:, None, None] * block
+                    for (i, c), (j, other) in product(enumerate(e.components), repeat=2):
+                        if i == j or alpha.shape[1] > 1:
+                            np.add.at(diagonal[:, c, other], e.faces.points.flat, weight[:, i, j])
         for c in range(m):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
 
-    def function(self, values: Array, name: str | None = None) -> GridFunction:
-        """Return values as a :class:`GridFunction`."""
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> GridFunction:
+        """Return values as a :class:`GridFunction`, complex if the state is; or as real pairs."""
+        if self.equation.is_complex and not pairs:
+            return GridFunction(self.layout, values.view(np.complex128).copy(), self.equation.components, name or "u")
         return GridFunction(self.layout, values.copy(), self.components, name or "u")
 
     def inside(self, ghosted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
         return self.domain.mask.ravel()[ghosted].astype(bool) | (self.grid.mask is None)
 
-    def _meet(self, label: str, function: Callable, components: int, *arguments: Expr) -> Expr:
-        """Write a user's callable on the grid; its parameters, if new, become the problem's."""
+    def _meet(self, label: str, written: Expr) -> Expr:
+        """Take in what a user's callable wrote on the grid; its parameters, if new, become the problem's."""
         known = len(self._bound)
-        expression = lower(self._bind(write_callable(label, function, components, self._ufl_domain, *arguments)))
+        expression = lower(self._bind(written))
         if len(self._bound) > known:
             self._lay_out()
             self.update()
@@ -905,12 +984,12 @@ class FD(Semidiscrete):
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the grid, its parameters bound."""
         s = self.symbols
-        return self._meet("function", function, self.components, s.x, s.t)
+        return self._meet("function", self.equation.write_data("function", function, self._ufl_domain, s.x, s.t))
 
     def write_integral(self, function: Callable) -> Expr:
         """Write a scalar UFL callable ``(u, x, t)`` on the grid, its parameters bound."""
-        s = self.symbols
-        return self._meet("integrand", function, 1, s.u, s.x, s.t)
+        s, domain = self.symbols, self._ufl_domain
+        return self._meet("integrand", self.equation.write_integrand("integrand", function, domain, s.u, s.x, s.t))
 
     def _linearise(self, controls: Sequence[Parameter]) -> FDLinearised:
         return FDLinearised(self, controls)
@@ -928,7 +1007,7 @@ class FD(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: GridFunction, values: Array) -> None:
-        function.values[:] = values
+        function.values[:] = values.view(function.values.dtype)
 
     def coordinates(self) -> Array:
         return np.ascontiguousarray(self.layout.coordinates().T)

@@ -284,7 +284,7 @@ class FDLinearised(Linearised):
         }
         self._still = problem.new_state()
         self.pulled, self._weights = problem.new_state(), problem.new_state()
-        self.state, self.t = self._still, 0.0
+        self.state, self.t, self._step = self._still, 0.0, 0.0
         self._gradients = {p.name: problem.new_ghosted(p) for p in self._fields}
         self._moves = {p.name: problem.new_ghosted(p) for p in self._fields}
         self.sums, self._number_moves = np.zeros(sum(sizes)), np.zeros(sum(sizes))
@@ -328,11 +328,11 @@ class FDLinearised(Linearised):
             self._field_pointers[0] = direction
         split = self._number_moves.size
         self._number_values[:split], self._number_values[split:] = self._number_moves, self.problem.number_values
-        self._arguments.t = t
+        self._arguments.t, self._arguments.dt = t, self._step
         return self._arguments
 
-    def at(self, t: float, state: Array, direction: Array | None = None) -> None:
-        self.t, self.state = t, state
+    def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
+        self.t, self.state, self._step = t, state, step
         self._direction = self._still if direction is None else direction
         self._field_pointers[0] = self._direction.ctypes.data
 
@@ -404,6 +404,8 @@ class FDLinearised(Linearised):
                 u, b = problem.symbols.u, problem.inertia if term == "inertia" else problem.damping
                 flux = ufl.zero(*u.ufl_shape, problem.dim)
                 self._rows[term] = _Rows(self, [flux, lower(b * u if b.ufl_shape == () else ufl.dot(b, u))])
+            elif term == "flow":
+                self._rows[term] = _Rows(self, [ufl.zero(*problem.symbols.u.ufl_shape, problem.dim), problem.flow_data])
             else:
                 self._rows[term] = _Rows(self, problem.split(term))
         return self._rows[term]

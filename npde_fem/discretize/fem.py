@@ -19,11 +19,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import evaluate_callable, finite, refuse_negative, select
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Diagonal, Mass
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
+from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -40,7 +42,6 @@ from npde_fem.equation import (
     as_numbers,
     checked_conditions,
     parameters_of,
-    write_callable,
 )
 from npde_fem.parallel import Refused, alike
 
@@ -79,10 +80,10 @@ class _Prescribed(NamedTuple):
 
 
 class _Absorber(NamedTuple):
-    """An absorbing part of the boundary: its number, the component that it damps (None: all), and the impedance."""
+    """An absorbing part of the boundary: its number, the components that it damps, and the impedance."""
 
     number: int
-    component: int | None
+    held: list[int]
     impedance: Expr
 
 
@@ -103,10 +104,12 @@ class FEM(Semidiscrete):
         The NPDE.
     space
         DOLFINx function space of the state: Lagrange of any degree, of shape ``(m,)`` for ``m`` > 1 components,
-        on a mesh of any cell.
+        on a mesh of any cell. With :class:`Periodic` among the conditions, :attr:`space` and :attr:`mesh` become
+        those of :func:`periodic_mesh`, unless the mesh is periodic along these axes already.
     bcs
         Boundary conditions; where none holds, no flux passes. Markers select the boundary facets whose vertices
-        all satisfy them.
+        all satisfy them. At the seam of a periodic mesh data in UFL have the value of either side, so that they
+        should be periodic; numpy callables get coordinates of the lower side.
     facet_tags
         Mesh tags that integer markers refer to.
     mass
@@ -120,7 +123,8 @@ class FEM(Semidiscrete):
     ------
     TypeError, ValueError
         If the space does not fit the equation, a term of the equation is not UFL or has a wrong shape, parameters
-        clash or lack a value, a marker selects nothing or raises, or a component does not exist.
+        clash or lack a value, a marker selects nothing or raises, or a component does not exist; if the mesh cannot
+        be made periodic (see :func:`periodic_mesh`).
     """
 
     method = "fem"
@@ -136,19 +140,28 @@ class FEM(Semidiscrete):
         quadrature_degree: int | None = None,
     ) -> None:
         self._check_space(equation, space, mass)
-        self.equation, self.space, self.mesh, self.comm = equation, space, space.mesh, space.mesh.comm
-        self.dim, self.components = space.mesh.geometry.dim, equation.components
-        self._facet_tags, self._lumped = facet_tags, mass == "lumped"
-        bcs = checked_conditions(bcs, self.components)
-        if any(isinstance(bc, Periodic) for bc in bcs):
-            raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
+        self._options: dict[str, Any] = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
+        bcs = checked_conditions(bcs, equation.components)
+        self._given_conditions = tuple(bcs)
+        axes = {bc.axis for bc in bcs if isinstance(bc, Periodic)}
+        mesh = periodic_mesh(space.mesh, axes) if axes else space.mesh
+        if mesh is not space.mesh:
+            space = fem.functionspace(mesh, space.ufl_element())
+        self.equation, self.mesh, self.comm = equation, mesh, mesh.comm
+        self.given_space = space
+        self.space = _space_of_pairs(space, equation) if equation.is_complex else space
+        space = self.space
+        self.dim, self.components = mesh.geometry.dim, equation.state_components
+        self._lumped = mass == "lumped"
         self._check_options(facet_tags, quadrature_degree)
+        self._facet_tags = self._own_tags(facet_tags)
         metadata = {} if quadrature_degree is None else {"quadrature_degree": quadrature_degree}
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
-        self._u = fem.Function(space)
+        self._u = new_function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
+        self._step = fem.Constant(self.mesh, 0.0)
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
@@ -159,7 +172,7 @@ class FEM(Semidiscrete):
             raise ValueError("damping and inertia must not depend on time")
         self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin | Absorbing)])
         self._dirichlet = [bc for bc in bcs if isinstance(bc, Dirichlet)]
-        self._prescribed = [self._prescribe(bc) for bc in self._dirichlet]
+        self._prescribed = [p for bc in self._dirichlet for p in self._prescribe(bc)]
         self._prescribed_rates: dict[int, list[_Prescribed]] = {}
         dofs = [np.zeros(0, dtype=np.int32), *(p.dofs for p in self._prescribed)]
         self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
@@ -171,6 +184,10 @@ class FEM(Semidiscrete):
         self._both: Mass | Diagonal | None = None
         self._ratio = np.nan
         self.update()
+
+    def with_equation(self, equation: NPDE) -> FEM:
+        """Return another equation on the same space with the same boundary conditions."""
+        return FEM(equation, self.given_space, self._given_conditions, **self._options)
 
     # -- setting up ------------------------------------------------------------------------------------------
 
@@ -187,10 +204,10 @@ class FEM(Semidiscrete):
                 f"space: continuous Lagrange elements (P or Q) allowed, {kind} {element.family_name} of degree "
                 f"{element.degree} given"
             )
-        if tuple(space.value_shape) != equation.state_shape:
+        if tuple(space.value_shape) != equation.shape:
             raise ValueError(
                 f"space has value shape {tuple(space.value_shape)}; the state of an equation of {equation.components} "
-                f"components has {equation.state_shape}"
+                f"components has {equation.shape}"
             )
         if space.mesh.topology.dim != space.mesh.geometry.dim:
             raise ValueError(
@@ -229,6 +246,15 @@ class FEM(Semidiscrete):
         if quadrature_degree is not None and not (isinstance(quadrature_degree, int) and quadrature_degree >= 0):
             raise ValueError(f"quadrature_degree: an integer from 0 on, or None, allowed; {quadrature_degree!r} given")
 
+    def _own_tags(self, facet_tags: dmesh.MeshTags | None) -> dmesh.MeshTags | None:
+        """Return tags of facets as tags on the problem's mesh."""
+        mesh = self.mesh
+        if facet_tags is None or facet_tags.topology == mesh.topology._cpp_object:
+            return facet_tags
+        if isinstance(mesh, PeriodicMesh) and facet_tags.topology == mesh.original.topology._cpp_object:
+            return mesh.carry_tags(facet_tags)
+        raise ValueError("facet_tags: tags on another mesh given; tags on the mesh of the space allowed")
+
     def _bind(self, label: str, expression: Expr) -> Expr:
         """Replace parameters by DOLFINx constants and functions, made as they are met."""
         for name, parameter in parameters_of([expression]).items():
@@ -253,6 +279,12 @@ class FEM(Semidiscrete):
                 raise ValueError(
                     f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
                     "on the same mesh, allowed"
+                    + (", made by periodic_mesh beforehand" if isinstance(self.mesh, PeriodicMesh) else "")
+                )
+            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
+                raise TypeError(
+                    f"{label} contains {str(terminal)!r}, of {np.dtype(terminal.dtype)} values; a Parameter, or a "
+                    "DOLFINx function made with dtype=numpy.float64, allowed"
                 )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
@@ -268,34 +300,26 @@ class FEM(Semidiscrete):
             raise ValueError(
                 f"Parameter {parameter.name!r}: field={parameter.element!r} is no element on this mesh: {error}"
             ) from error
-        function = fem.Function(space, name=parameter.name)
-        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
+        function = new_function(space, parameter.name)
+        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space)
         with alike(self.comm):
             parameter.check(function.x.array)
         function.x.scatter_forward()
         return function
 
-    def _values(self, label: str, data: Any, space: fem.FunctionSpace, like: fem.Function) -> Array:
+    def _values(self, label: str, data: Any, space: fem.FunctionSpace) -> Array:
         """Values of all local dofs of a space from a number, callable, array of owned values, or Function."""
         shape, bs = tuple(space.value_shape), space.dofmap.index_map_bs
-        out = np.zeros_like(like.x.array)
-        owned = space.dofmap.index_map.size_local * bs
-        if isinstance(data, fem.Function):
-            if data.function_space == space:
-                out[:] = data.x.array
-            else:
-                try:
-                    like.interpolate(data)
-                except RuntimeError as error:
-                    raise ValueError(
-                        f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
-                        f"mesh and shape {shape} allowed"
-                    ) from error
-                out[:] = like.x.array
+        index_map = space.dofmap.index_map
+        owned = index_map.size_local * bs
+        out = np.zeros(owned + index_map.num_ghosts * bs)
+        given = self._values_of_function(label, data, space) if isinstance(data, fem.Function) else None
         with alike(self.comm):
-            if callable(data) and not isinstance(data, fem.Function):
-                out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
-            elif not isinstance(data, fem.Function):
+            if given is not None:
+                out[:] = real_values(label, given)
+            elif callable(data):
+                out[:] = evaluate_callable(label, data, self._points(space).T, shape).reshape(-1)
+            else:
                 array = as_numbers(label, data)
                 if array.shape in {(), shape}:
                     out[:] = np.broadcast_to(array, (out.size // bs, *shape)).reshape(-1)
@@ -309,24 +333,61 @@ class FEM(Semidiscrete):
             finite(label, out)
         return out
 
+    def _values_of_function(self, label: str, function: fem.Function, space: fem.FunctionSpace) -> npt.NDArray[Any]:
+        """Values, of its own type, that a function has at all local dofs of a space."""
+        if function.function_space == space:
+            return function.x.array
+        made, mesh = fem.Function(space, dtype=function.dtype), self.mesh
+        try:
+            if isinstance(mesh, PeriodicMesh) and function.function_space.mesh is mesh.original:
+                mesh.carry(function, made)
+            else:
+                made.interpolate(function)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{label}: a function on another mesh or of another shape given ({error}); the problem's mesh and "
+                f"shape {tuple(space.value_shape)} allowed"
+            ) from error
+        return made.x.array
+
+    def _points(self, space: fem.FunctionSpace) -> Array:
+        """Coordinates of all local dofs of a space, shape (n, 3)."""
+        x = space.tabulate_dof_coordinates()
+        return self.mesh.wrap(x) if isinstance(self.mesh, PeriodicMesh) else x
+
     def _facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
         """Boundary facets of this rank that a marker selects."""
         mesh, fdim = self.mesh, self.mesh.topology.dim - 1
         mesh.topology.create_connectivity(fdim, fdim + 1)
-        mesh.topology.create_connectivity(fdim, 0)
+        mesh.topology.create_connectivity(fdim + 1, fdim)
         if where is None:
             facets = dmesh.exterior_facet_indices(mesh.topology)
         elif callable(where):
-            # With the connectivity made above, DOLFINx finds the facets without communication.
-            with alike(self.comm):
-                facets = dmesh.locate_entities_boundary(mesh, fdim, lambda x: select(label, where, x))
+            facets = self._marked_facets(label, where)
         else:
             facets = self._tagged_facets(label, where)
             if label != "Dirichlet":
                 facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
         if not self.comm.allreduce(facets.size):
-            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
+            axes = f", periodic along axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
+            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{axes}")
         return facets.astype(np.int32)
+
+    def _marked_facets(self, label: str, where: Callable) -> npt.NDArray[np.int32]:
+        """Facets of the boundary whose vertices all satisfy a marker.
+
+        Unlike DOLFINx, which knows one place of a vertex, this asks for the coordinates that the facet's own cell has:
+        at the seam of a periodic mesh a vertex has several.
+        """
+        mesh, fdim = self.mesh, self.mesh.topology.dim - 1
+        facets = dmesh.exterior_facet_indices(mesh.topology)
+        corners = dolfinx.cpp.mesh.cell_num_vertices(
+            dolfinx.cpp.mesh.cell_entity_type(mesh.topology.cell_type, fdim, 0)
+        )
+        nodes, place = np.unique(dmesh.entities_to_geometry(mesh, fdim, facets)[:, :corners], return_inverse=True)
+        with alike(self.comm):
+            chosen = select(label, where, mesh.geometry.x[nodes].T)
+        return facets[chosen[place].reshape(-1, corners).all(axis=1)]
 
     def _tagged_facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
         try:
@@ -362,19 +423,17 @@ class FEM(Semidiscrete):
         normal = ufl.FacetNormal(self.mesh)
         domain = self.mesh.ufl_domain()
         for k, bc in enumerate(bcs):
-            component = bc.checked_component(self.components)
-            part = (lambda w, c=component: w) if component is None else (lambda w, c=component: w[c])
-            label = type(bc).__name__
-            q = self._bind(f"{label} value", bc.write(bc.value, self.components, domain, self._x, t, normal))
+            held, label = bc.held(self.equation), type(bc).__name__
+            q = self._bind(f"{label} value", bc.write(bc.value, self.equation, domain, self._x, t, normal))
             if q != 0:
-                terms_flux.append(ufl.inner(q, part(v)) * ds(k))
+                terms_flux.append(ufl.inner(q, _part(v, held)) * ds(k))
             if isinstance(bc, Robin):
-                alpha = bc.write(bc.coefficient, 1, domain, self._x, t, normal, name="coefficient")
+                alpha = bc.write_coefficient(bc.coefficient, self.equation, domain, self._x, t, normal)
                 alpha = self._bind("Robin coefficient", alpha)
-                terms_flux.append(-alpha * ufl.inner(part(u), part(v)) * ds(k))
+                terms_flux.append(-ufl.inner(_times(alpha, _part(u, held)), _part(v, held)) * ds(k))
             if isinstance(bc, Absorbing):
-                z = bc.write(bc.impedance, 1, domain, self._x, t, normal, name="impedance")
-                self._absorbers.append(_Absorber(k, component, self._bind("Absorbing impedance", z)))
+                z = bc.write_coefficient(bc.impedance, self.equation, domain, self._x, t, normal, name="impedance")
+                self._absorbers.append(_Absorber(k, held, self._bind("Absorbing impedance", z)))
         if any(self._t in set(traverse_unique_terminals(a.impedance)) for a in self._absorbers):
             raise ValueError("Absorbing: the impedance must not depend on time")
         parts: dict[Part, list[ufl.Form]] = {
@@ -431,12 +490,11 @@ class FEM(Semidiscrete):
         b = self._terms.inertia if term == "inertia" else self._terms.damping
         if b != 0:
             dx = ufl.Measure("dx", domain=self.mesh, metadata=cells)
-            forms.append(ufl.inner(b * u if b.ufl_shape == () else ufl.dot(b, u), v) * dx)
+            forms.append(ufl.inner(_times(b, u), v) * dx)
         if term == "mass" and self._absorbers:
             ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=self._marked, metadata=facets)
-            for number, c, impedance in self._absorbers:
-                product = ufl.inner(u, v) if c is None else ufl.inner(u[c], v[c])
-                forms.append(impedance * product * ds(number))
+            for number, held, impedance in self._absorbers:
+                forms.append(ufl.inner(_times(impedance, _part(u, held)), _part(v, held)) * ds(number))
         return sum(forms[1:], forms[0]) if forms else None
 
     def residual(self, term: Term) -> ufl.Form | None:
@@ -444,34 +502,61 @@ class FEM(Semidiscrete):
         if term == "mass" or term == "inertia":
             form = self._mass_form(term, self._u, ufl.TestFunction(self.space))
             return None if form is None else _with_fixed_quadrature([form])
+        if term == "flow":
+            return self._flow_form
         return self._residuals[term]
+
+    @cached_property
+    def _at_nodes(self) -> ufl.Measure:
+        """Sums over the nodes of the cells, as a quadrature rule: each of its points is one node's."""
+        points = self.space.element.interpolation_points
+        rule = {
+            "quadrature_rule": "custom",
+            "quadrature_points": points,
+            "quadrature_weights": np.full(len(points), 1 / len(points)),
+        }
+        return ufl.Measure("dx", domain=self.mesh, metadata=rule)
+
+    @cached_property
+    def flow_data(self) -> Expr:
+        domain = self.mesh.ufl_domain()
+        return self._bind("flow", self.equation.write_flow(domain, self._u, self._x, self._t, self._step))
+
+    @cached_property
+    def _flow_form(self) -> ufl.Form:
+        return ufl.inner(self.flow_data, ufl.TestFunction(self.space)) * self._at_nodes
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
-        return Packed(fem.form(form, jit_options=form_options()))
+        return Packed(compiled(form))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
         return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
-    def _prescribe(self, bc: Dirichlet, order: int = 0) -> _Prescribed:
-        fdim = self.mesh.topology.dim - 1
-        facets = self._facets("Dirichlet", bc.where)
-        component = bc.checked_component(self.components)
-        data = bc.write(bc.value, self.components, self.mesh.ufl_domain(), self._x, self._t)
+    def _prescribe(self, bc: Dirichlet, order: int = 0) -> list[_Prescribed]:
+        facets, held = self._facets("Dirichlet", bc.where), bc.held(self.equation)
+        data = bc.write(bc.value, self.equation, self.mesh.ufl_domain(), self._x, self._t)
         data = self._bind("Dirichlet value", data)
         for _ in range(order):
             data = partial(data, self._t)
+        if len(held) == self.components:
+            return [self._prescribe_part(None, facets, data)]
+        parts = [data] if len(held) == 1 else [data[k] for k in range(len(held))]
+        return [self._prescribe_part(c, facets, part) for c, part in zip(held, parts, strict=True)]
+
+    def _prescribe_part(self, component: int | None, facets: npt.NDArray, data: Expr) -> _Prescribed:
+        fdim = self.mesh.topology.dim - 1
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
-            values = fem.Function(self.space)
+            values = new_function(self.space)
             blocks = fem.locate_dofs_topological(self.space, fdim, facets)
             condition = fem.dirichletbc(values, blocks)
             dofs = (blocks[:, None] * bs + np.arange(bs)).ravel().astype(np.int32)
             value_dofs = dofs
         else:
             sub = self.space.sub(component)
-            values = fem.Function(sub.collapse()[0])
+            values = new_function(sub.collapse()[0])
             pairs = fem.locate_dofs_topological((sub, values.function_space), fdim, facets)
             condition = fem.dirichletbc(values, pairs, sub)
             dofs, value_dofs = pairs
@@ -516,7 +601,7 @@ class FEM(Semidiscrete):
         if order == 0:
             return self._prescribed
         if order not in self._prescribed_rates:
-            self._prescribed_rates[order] = [self._prescribe(bc, order) for bc in self._dirichlet]
+            self._prescribed_rates[order] = [p for bc in self._dirichlet for p in self._prescribe(bc, order)]
             for p in self._prescribed_rates[order]:
                 p.refresh()
         return self._prescribed_rates[order]
@@ -612,7 +697,22 @@ class FEM(Semidiscrete):
     def initial(self, u0: Any, t: float = 0.0, label: str = "u0") -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
-        return self._values(label, u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+        if self.equation.is_complex:
+            return self._complex_values(u0, label)
+        return self._values(label, u0, self.space)[: self.n_owned].copy()
+
+    def _complex_values(self, u0: Any, label: str) -> Array:
+        """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
+        if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
+            return self._values(label, u0, self.space)[: self.n_owned].copy()
+        if isinstance(u0, fem.Function):
+            values = self._values_of_function(label, u0, self.given_space)[: self.n_owned // 2]
+            with alike(self.comm):
+                finite("u0", values)
+            return values.astype(np.complex128).view(np.float64)
+        x = self.coordinates().T
+        with alike(self.comm):
+            return complex_values(label, u0, x, self.equation.shape)
 
     @cached_property
     def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
@@ -631,6 +731,8 @@ class FEM(Semidiscrete):
         return np.arange(self.mesh.topology.index_map(self.mesh.topology.dim).size_local, dtype=np.int32)
 
     def check_diffusion(self, t: float, values: Array) -> None:
+        if self.equation.is_complex:
+            return
         self.set_state(t, values)
         cells = self._cells()
 
@@ -666,9 +768,9 @@ class FEM(Semidiscrete):
     def store(self, state: Array, values: Array) -> None:
         values[:] = state
 
-    def set_state(self, t: float, state: Array) -> None:
-        """Let the forms be evaluated at a state and a time."""
-        self._t.value = t
+    def set_state(self, t: float, state: Array, step: float = 0.0) -> None:
+        """Let the forms be evaluated at a state and a time; ``step`` is that of the flow."""
+        self._t.value, self._step.value = t, step
         self._u.x.array[: self.n_owned] = state
         self._u.x.scatter_forward()
 
@@ -685,7 +787,7 @@ class FEM(Semidiscrete):
             out[:] = 0.0
             return
         self.set_state(t, state)
-        self._assemble_owned(form, out)
+        self._assemble(form, out)
         out[self.constrained] = 0.0
 
     # -- mass matrices ---------------------------------------------------------------------------------------
@@ -700,11 +802,16 @@ class FEM(Semidiscrete):
             isinstance(e, ufl.Coefficient | ufl.Constant) for b in expressions for e in traverse_unique_terminals(b)
         )
 
+    def _is_scalar(self, term: Term) -> bool:
+        """Whether a mass matrix couples no components, and so is symmetric."""
+        impedances = [a.impedance for a in self._absorbers if term == "mass"]
+        return all(b.ufl_shape == () for b in (self._coefficient(term), *impedances))
+
     def _is_diagonal(self, *terms: Term) -> bool:
-        return self._lumped and all(self._coefficient(term).ufl_shape == () for term in terms)
+        return self._lumped and all(self._is_scalar(term) for term in terms)
 
     def _new_mass(self, form: ufl.Form, *terms: Term) -> Mass:
-        symmetric = all(self._coefficient(term).ufl_shape == () for term in terms)
+        symmetric = all(self._is_scalar(term) for term in terms)
         return Mass(Assembler(self.comm, self.compile(form)), self.constrained, "cg" if symmetric else "gmres")
 
     def _mass(self, term: Term) -> Mass | Diagonal:
@@ -723,7 +830,7 @@ class FEM(Semidiscrete):
     def _fill(self, term: Term, mass: Mass | Diagonal) -> None:
         """Assemble a mass matrix anew; a diagonal is what the matrix makes of ones."""
         if isinstance(mass, Diagonal):
-            self._assemble_owned(self._diagonal_form(term), mass.entries)
+            self._assemble(self._diagonal_form(term), mass.entries)
         mass.refresh()
 
     def _diagonal_form(self, term: Term) -> Packed:
@@ -733,8 +840,8 @@ class FEM(Semidiscrete):
             self._diagonal_forms[term] = self.compile(form)
         return self._diagonal_forms[term]
 
-    def _assemble_owned(self, form: Packed, out: Array) -> None:
-        """Assemble a linear form into values."""
+    def _assemble(self, form: Packed, out: Array) -> None:
+        """Write a linear form on the state's space into values."""
         b = self._rate_vector
         b.array[:] = 0.0
         form.add_to(b.array)
@@ -742,13 +849,30 @@ class FEM(Semidiscrete):
             b.scatter_reverse(la.InsertMode.add)
         out[:] = b.array[: self.n_owned]
 
+    @cached_property
+    def _packed_flow(self) -> Packed:
+        return self.compile(self._flow_form)
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        v, found = ufl.TestFunction(self.space), np.zeros(self.n_owned)
+        ones = 1.0 if v.ufl_shape == () else ufl.as_vector([1.0] * v.ufl_shape[0])
+        self._assemble(self.compile(ufl.inner(ones, v) * self._at_nodes), found)
+        return found
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        packed = self._packed_flow
+        self.set_state(t, state, step)
+        self._assemble(packed, out)
+        out /= self.nodal_weights
+
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:
         used = self._used(damping, inertia)
         into = out
         for term, weight in used:
-            self._mass(term).times(values, into, transposed and self._coefficient(term).ufl_shape != ())
+            self._mass(term).times(values, into, transposed and not self._is_scalar(term))
             if weight != 1.0:
                 into *= weight
             into = self._other
@@ -804,7 +928,7 @@ class FEM(Semidiscrete):
         if term not in self._invertible:
             self._check_invertible(term)
         mass = self._mass(term) if len(used) < 2 else self._sum_of_masses(damping / inertia)
-        good = mass.solve(values, out, transposed and any(self._coefficient(t).ufl_shape != () for t, _ in used))
+        good = mass.solve(values, out, transposed and not all(self._is_scalar(t) for t, _ in used))
         if weight != 1.0:
             out /= weight
             out[self.constrained] *= weight
@@ -905,21 +1029,24 @@ class FEM(Semidiscrete):
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)
 
-    def function(self, values: Array, name: str | None = None) -> fem.Function:
-        """Return values as a DOLFINx function."""
-        function = fem.Function(self.space, name=name or "u")
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
+        """Return values as a DOLFINx function in the space given, complex if the state is; or in that of pairs."""
+        if self.equation.is_complex and not pairs:
+            function = fem.Function(self.given_space, name=name or "u", dtype=np.complex128)
+        else:
+            function = new_function(self.space, name or "u")
         self.refill(function, values)
         return function
 
     def write_nodal(self, function: Callable) -> Expr:
         """Write a UFL callable ``(x, t)`` of the state's shape on the mesh, its parameters bound."""
         domain = self.mesh.ufl_domain()
-        return self._bind("function", write_callable("function", function, self.components, domain, self._x, self._t))
+        return self._bind("function", self.equation.write_data("function", function, domain, self._x, self._t))
 
     def write_integral(self, function: Callable) -> ufl.Form | None:
         """Write the integral of a scalar UFL callable ``(u, x, t)``, its parameters bound; None if it vanishes."""
         domain = self.mesh.ufl_domain()
-        integrand = write_callable("integrand", function, 1, domain, self._u, self._x, self._t)
+        integrand = self.equation.write_integrand("integrand", function, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
 
@@ -932,7 +1059,7 @@ class FEM(Semidiscrete):
             return np.tile(constant, self.n_owned // constant.size)
         expression = self.compile_expression(data, points)
         self._t.value = t
-        found = fem.Function(self.space)
+        found = new_function(self.space)
         found.interpolate(expression)
         return found.x.array[: self.n_owned].copy()
 
@@ -946,12 +1073,13 @@ class FEM(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: fem.Function, values: Array) -> None:
-        function.x.array[: self.n_owned] = values
+        owned = values.view(function.x.array.dtype)
+        function.x.array[: owned.size] = owned
         function.x.scatter_forward()
 
     def coordinates(self) -> Array:
         owned = self.n_owned // self.components
-        return self.space.tabulate_dof_coordinates()[:owned]
+        return self._points(self.space)[:owned]
 
     @cached_property
     def _total_forms(self) -> list[Packed]:
@@ -963,6 +1091,29 @@ class FEM(Semidiscrete):
         self.set_state(self._t.value.item(), values)
         local = np.array([form.scalar() for form in self._total_forms])
         return np.asarray(self.comm.allreduce(local, op=MPI.SUM))
+
+
+def _part(w: Any, held: list[int]) -> Any:
+    """Some components of a function: itself if they are all, a scalar if it is one."""
+    if len(held) == max(1, int(np.prod(w.ufl_shape, dtype=int))):
+        return w
+    return w[held[0]] if len(held) == 1 else ufl.as_vector([w[c] for c in held])
+
+
+def _times(matrix: Expr, vector: Expr) -> Expr:
+    return matrix * vector if matrix.ufl_shape == () else ufl.dot(matrix, vector)
+
+
+def _space_of_pairs(space: fem.FunctionSpace, equation: NPDE) -> fem.FunctionSpace:
+    """Return the real space that carries complex functions of a space: twice as many components, the same nodes."""
+    element = space.ufl_element()
+    scalar = basix.ufl.element(
+        element.element_family, element.cell_type, element.degree, lagrange_variant=element.lagrange_variant
+    )
+    pairs = fem.functionspace(space.mesh, basix.ufl.blocked_element(scalar, shape=equation.state_shape))
+    if not np.array_equal(pairs.dofmap.list, space.dofmap.list):
+        raise RuntimeError("DOLFINx numbers the nodes of a space and of its pairs differently")
+    return pairs
 
 
 def _with_fixed_quadrature(forms: Sequence[ufl.Form]) -> ufl.Form:

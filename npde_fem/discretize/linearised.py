@@ -106,10 +106,11 @@ class Linearised(ABC):
     # -- the point and the directions ------------------------------------------------------------------------
 
     @abstractmethod
-    def at(self, t: float, state: Array, direction: Array | None = None) -> None:
+    def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
         """Linearise about a state (of ``Semidiscrete.new_state``), with a direction v of it, a state too.
 
-        Both are read as long as this point holds; parameters have their current values.
+        Both are read as long as this point holds; parameters have their current values. ``step`` is the time that the
+        term "flow" goes on from ``t``.
         """
 
     @abstractmethod

@@ -24,8 +24,9 @@ Array = npt.NDArray[np.float64]
 Part = Literal["all", "flux", "source"]
 """Which terms of the equation: everything; the flux with its boundary terms; or the source alone."""
 
-Term = Literal["all", "flux", "source", "mass", "inertia"]
-"""A part of the rate R, or a mass matrix times the state: the damping's, M u, or the inertia's, M_A u."""
+Term = Literal["all", "flux", "source", "mass", "inertia", "flow"]
+"""A part of the rate R; a mass matrix times the state, the damping's M u or the inertia's M_A u; or the flow of the
+source at the nodes, N Phi(u)."""
 
 SINGULAR: dict[Term, str] = {
     "mass": "damping is singular: explicit schemes cannot be used, take an implicit one",
@@ -71,6 +72,10 @@ class Semidiscrete(ABC):
     components: int
     unknowns: int
     constrained: npt.NDArray[np.int32]
+
+    @abstractmethod
+    def with_equation(self, equation: NPDE) -> Semidiscrete:
+        """Return another equation on the same space or grid with the same boundary conditions (collective)."""
 
     @property
     @abstractmethod
@@ -223,6 +228,26 @@ class Semidiscrete(ABC):
     def constrain(self, t: float, state: Array) -> None:
         """Set the constrained dofs of a state to their values at time ``t``, and update its ghosts."""
 
+    @property
+    @abstractmethod
+    def flow_data(self) -> Any:
+        """The flow of the source in UFL on the mesh or grid, its parameters bound.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the equation has none, or it is not of the state's shape.
+        """
+
+    @abstractmethod
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        """Write the equation's flow over ``step``, begun at ``t``, of a state at each node into the values ``out``."""
+
+    @property
+    @abstractmethod
+    def nodal_weights(self) -> Array:
+        """Weights N, positive, one a dof that this rank owns, with which the term "flow" is N Phi(u)."""
+
     @abstractmethod
     def prescribe(self, t: float, values: Array, order: int = 0) -> None:
         """Set the constrained dofs of values to their data at time ``t``, or to its first or second time derivative."""
@@ -293,8 +318,11 @@ class Semidiscrete(ABC):
         """Make what :meth:`linearised` returns."""
 
     @abstractmethod
-    def function(self, values: Array, name: str | None = None) -> Any:
-        """Return values as the discretisation's own kind of function."""
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> Any:
+        """Return values as the discretisation's own kind of function, complex if the state is.
+
+        With ``pairs`` a complex state becomes a real function of twice as many components.
+        """
 
     @abstractmethod
     def refill(self, function: Any, values: Array) -> None:

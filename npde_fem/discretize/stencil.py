@@ -58,6 +58,7 @@ class GridArguments(ctypes.Structure):
         ("lower", ctypes.c_double * 3),
         ("h", ctypes.c_double * 3),
         ("t", ctypes.c_double),
+        ("dt", ctypes.c_double),
         ("numbers", ctypes.c_void_p),
         ("fields", ctypes.POINTER(ctypes.c_void_p)),
         ("mask", ctypes.c_void_p),
@@ -69,7 +70,7 @@ _HEADER = """#include <float.h>
 
 typedef struct {
   long n[3], start[3], size[3], periodic[3];
-  double lower[3], h[3], t;
+  double lower[3], h[3], t, dt;
   const double *numbers;
   const double *const *fields;
   const unsigned char *mask;
@@ -102,6 +103,7 @@ class Symbols:
     u: ufl.Coefficient
     x: classes.SpatialCoordinate
     t: ufl.Constant
+    dt: ufl.Constant
     normal: ufl.Constant
     numbers: tuple[ufl.Constant, ...] = ()
     fields: tuple[Field, ...] = ()
@@ -167,6 +169,8 @@ class _Place:
             return self.x[component[0] if component else 0]
         if terminal == s.t:
             return "t"
+        if terminal == s.dt:
+            return "dt"
         if (name := s.number_name(terminal, component)) is not None:
             return name
         if isinstance(terminal, classes.Grad):
@@ -262,7 +266,7 @@ class _Place:
 
 def _declare(s: Symbols) -> list[str]:
     """C declarations that every kernel begins with."""
-    lines = ["const double t = g->t; (void)t;"]
+    lines = ["const double t = g->t, dt = g->dt; (void)t; (void)dt;"]
     lines += [f"const double p{k} = g->numbers[{k}]; (void)p{k};" for k in range(s.number_count())]
     lines += [f"const double *restrict F{k} = g->fields[{k}]; (void)F{k};" for k in range(len(s.fields))]
     lines += [f"const double ih{a} = 1.0 / g->h[{a}]; (void)ih{a};" for a in range(s.dim)]

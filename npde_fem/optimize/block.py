@@ -88,7 +88,10 @@ class TapedSolution(integrate.Solution):
 
     @property
     def u(self) -> Any:
-        """The final state: a ``dolfinx_adjoint.Function``, or a :class:`~npde_fem.GridFunction`."""
+        """The final state: a ``dolfinx_adjoint.Function``, or a :class:`~npde_fem.GridFunction`.
+
+        The tape knows real functions only: a complex state is one of its real pairs.
+        """
         return _extract(self.on_tape, len(self.times))
 
     def at(self, index: int) -> Any:
@@ -242,6 +245,12 @@ def _check_layout(problem: Semidiscrete, label: str, function: Any, parameter: P
         )
 
 
+def _is_complex_state(problem: Semidiscrete, function: Any) -> bool:
+    """Whether a function holds a complex state, not its real pairs as on the tape; there it is data like an array."""
+    values = function.x.array if is_function(function) else as_array(function)
+    return problem.equation.is_complex and np.iscomplexobj(values) and not problem.has_layout(function)
+
+
 class SolveOperation(Operation):
     """One solve on the tape."""
 
@@ -260,8 +269,13 @@ class SolveOperation(Operation):
         self._initial: dict[str, Any] = {"u0": u0}
         if velocity is not None:
             self._initial["velocity"] = velocity
+        taped = [
+            label
+            for label, data in self._initial.items()
+            if isinstance(data, OverloadedType) and not _is_complex_state(problem, data)
+        ]
         for label, data in self._initial.items():
-            if isinstance(data, OverloadedType):
+            if label in taped:
                 _check_layout(problem, label, data)
             elif not isinstance(data, Initial):
                 # The tape's own copy: what was given may change later.
@@ -285,11 +299,9 @@ class SolveOperation(Operation):
                 settle(parameter, problem)
             self._names.append(name)
             self.add_dependency(given.get(name, parameter))
-        self._functions: list[str] = []  # initial data among the inputs, which come after the parameters
-        for label, data in self._initial.items():
-            if isinstance(data, OverloadedType):
-                self._functions.append(label)
-                self.add_dependency(data)
+        self._functions = taped  # initial data among the inputs, which come after the parameters
+        for label in taped:
+            self.add_dependency(self._initial[label])
         self._solved_for: list[Array] | None = None
 
     def first(self) -> TapedSolution:
@@ -465,7 +477,7 @@ def _extract(states: States | None, index: int) -> Any:
 
 
 def _overloaded(problem: Semidiscrete, values: Array) -> Any:
-    function = problem.function(values)
+    function = problem.function(values, pairs=True)
     if isinstance(function, Taped):
         return function
     tape = get_working_tape()

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from npde_fem.discretize.linearised import Nodal
-from npde_fem.discretize.semidiscrete import Array, Part, Term
+from npde_fem.discretize.semidiscrete import Array, Term
 from npde_fem.solve.schemes import Stage
 from npde_fem.solve.steppers import combine
 from npde_fem.solve.tangent import StageSolver
@@ -168,6 +168,16 @@ class StageSweep(Sweep):
         sources[-1] = self._carried
         for i, stage in reversed(list(enumerate(of.stages))):
             now, w = t + stage.at * dt, dt * stage.implicit
+            if stage.flow:
+                self._use_later(now, stages[:, i + 1], sources[i + 1])
+                self._flow(t + stage.since * dt, dt * stage.flow, stages[:, i], sources[i + 1], sources[i])
+                continue
+            if stage.is_combination:
+                self._use_later(now, stages[:, i + 1], sources[i + 1])
+                for j, weight in enumerate(stage.combine):
+                    np.multiply(sources[i + 1], weight, out=self._weighted)
+                    sources[j] += self._weighted
+                continue
             self._solver.assemble(now, stages[0, i + 1], w)
             of.place(now, *stages[:, i + 1])
             self._pull_later(sources[i + 1], w)
@@ -188,12 +198,34 @@ class StageSweep(Sweep):
         self._carried[:] = sources[0]
         self._steps_back += 1
 
+    def _use_later(self, now: float, state: Array, source: Array) -> None:
+        """Finish the source at a stage without a solve; what is left of it on the constrained dofs is the data's."""
+        of = self._of
+        if any(self._later_weights):
+            of.place(now, *state)
+            self._pull_later(source, 0.0)
+            self._collect_rates(np.zeros_like(source), 0.0)
+            self._later_weights = (0.0, 0.0)
+        self._collect_nodal(of.lin.prescribed(), now, source)
+        source[:, of.problem.constrained] = 0.0
+
+    def _flow(self, since: float, step: float, state: Array, after: Array, before: Array) -> None:
+        """Hand the source after a flow ``U_1 = Phi(U_0)`` to the stage before: ``s_0 += Phi'^T s_1``.
+
+        The term "flow" is N Phi(U) with the nodal weights N, so this is its pull of N^-1 s_1.
+        """
+        adjoint = np.divide(after, self._of.problem.nodal_weights, out=self._mu)
+        u, *v = state
+        self._of.place(since, u, *v, step=step)
+        self._pull("flow", adjoint, 1.0, before)
+        self._collect("flow", adjoint)
+
     def _pull_later(self, source: Array, w: float) -> None:
         """Add to the source at a stage what the next stage's rates there hand back: weight * R'^T lambda."""
         of, lin, work = self._of, self._of.lin, self._work
         explicit, lagged = self._later_weights
         if explicit:
-            self._pull(of.explicit_part, self._later, explicit, source)
+            self._pull(of.scheme.explicit_part, self._later, explicit, source)
         if lagged and w and lin.prescribed() is None and not lin.with_damping:
             # The matrix at hand gives R'^T lambda = (M^T lambda - A^T lambda) / w on the free dofs.
             for order, (s, later, mass) in enumerate(zip(source, self._later, self._later_mass, strict=True)):
@@ -202,13 +234,13 @@ class StageSweep(Sweep):
                 work *= lagged / w
                 s += work
                 if order == 1:
-                    lin.pull_second(of.implicit_part, self._later[0], work)
+                    lin.pull_second(of.scheme.implicit_part, self._later[0], work)
                     work *= lagged
                     s += work
         elif lagged:
-            self._pull(of.implicit_part, self._later, lagged, source)
+            self._pull(of.scheme.implicit_part, self._later, lagged, source)
 
-    def _pull(self, part: Part, adjoint: Array, weight: float, source: Array) -> None:
+    def _pull(self, part: Term, adjoint: Array, weight: float, source: Array) -> None:
         """Add ``weight R'^T lambda``, and its derivative, to a source."""
         lin, work = self._of.lin, self._work
         for s, a in zip(source, adjoint, strict=True):
@@ -234,7 +266,7 @@ class StageSweep(Sweep):
         for order in range(self._orders):
             right[:] = source[order]
             if order == 1 and w:
-                lin.pull_second(of.implicit_part, adjoint[0], work)
+                lin.pull_second(of.scheme.implicit_part, adjoint[0], work)
                 work *= w
                 right += work
             if order == 1 and lin.with_damping:
@@ -250,13 +282,13 @@ class StageSweep(Sweep):
         explicit, lagged = self._later_weights
         if explicit:
             np.multiply(self._later, explicit, out=weighted)
-            self._collect(of.explicit_part, weighted)
+            self._collect(of.scheme.explicit_part, weighted)
         if lagged or w:
             np.multiply(self._later, lagged, out=weighted)
             for a, x in zip(adjoint, weighted, strict=True):
                 np.multiply(a, w, out=self._work)
                 x += self._work
-            self._collect(of.implicit_part, weighted)
+            self._collect(of.scheme.implicit_part, weighted)
 
     def _mass_transposed(self, adjoint: Array) -> Array:
         """Return M^T lambda, and its derivative."""
@@ -272,13 +304,14 @@ class StageSweep(Sweep):
         """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
         mu = np.subtract(source, self._later_mass, out=self._mu)
         if w:
-            self._pull(self._of.implicit_part, adjoint, w, mu)
+            self._pull(self._of.scheme.implicit_part, adjoint, w, mu)
         self._collect_nodal(self._of.lin.prescribed(), t, mu)
 
     def _collect_mass(self, t: float, stage: Stage, stages: Array, adjoint: Array) -> None:
         """Collect the sensitivities of the damping, by M_theta (U_i - sum_j a_ij U_j)."""
         sums = zip(stages, self._mu, strict=True)
-        self._of.place(t, *(combine(stage.increment, part, out, self._work) for part, out in sums))
+        u, *v = (combine(stage.increment, part, out, self._work) for part, out in sums)
+        self._of.place(t, u, *v)
         np.negative(adjoint, out=self._weighted)
         self._collect("mass", self._weighted)
 

@@ -238,6 +238,8 @@ def solve(
         return _solve_stationary(problem, values, rescue, begun, recorder)
     t0, t1 = _interval(t)
     scheme = scheme_for(scheme, problem.second_order)
+    if isinstance(scheme, Scheme) and scheme.needs_flow:
+        _check_flow(problem, scheme)
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
     values = problem.initial(u0, t0)
@@ -457,7 +459,7 @@ def _solve_stationary(
                 f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
             )
             raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
-        found = np.array(newton.x.array_r)
+        found = newton.found.copy()
         if recorder is not None:
             recorder.begin(None, 0.0, values, 1)
             recorder.stationary(found)
@@ -472,6 +474,13 @@ def _solve_stationary(
         )
     finally:
         newton.give_back()
+
+
+def _check_flow(problem: Semidiscrete, scheme: Scheme) -> None:
+    try:
+        _ = problem.flow_data
+    except ValueError as error:
+        raise ValueError(f"scheme {scheme.name}: {error}") from error
 
 
 def _interval(t: Any) -> tuple[float, float]:

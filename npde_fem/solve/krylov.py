@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, Self
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.parallel import warn_once
 
@@ -19,6 +20,7 @@ from petsc4py import PETSc
 __all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "same", "set_method", "use_lu"]
 
 _RTOL = 1e-11
+_LAGGED_ITERATIONS = 10
 
 
 def option_given(name: str) -> bool:
@@ -36,8 +38,15 @@ def same(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-12 * max(abs(one), abs(other))
 
 
-def set_method(ksp: PETSc.KSP, symmetric: bool, stationary: bool) -> None:
-    """Choose Krylov method and preconditioner; its residual is measured in the norm that Newton's method uses."""
+def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
+    """Choose the linear solver: of complex states LU, for indefinite matrices defeat simple Krylov methods.
+
+    Otherwise a Krylov method and a preconditioner; its residual is measured in the norm that Newton's method uses.
+    """
+    stationary = problem.stationary
+    if problem.equation.is_complex and not (option_given("ksp_type") or option_given("pc_type")):
+        _factorise(ksp, problem.comm)
+        return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
     ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
     if not option_given("ksp_type"):  # another method may not know that norm
@@ -55,6 +64,10 @@ def use_lu(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
         "Choose a solver by PETSc options such as -npde_pc_type gamg",
         RuntimeWarning,
     )
+    _factorise(ksp, comm)
+
+
+def _factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
     ksp.setType(PETSc.KSP.Type.PREONLY)
     ksp.setPCSide(PETSc.PC.Side.LEFT)
     ksp.setNormType(PETSc.KSP.NormType.NONE)
@@ -166,7 +179,7 @@ class LinearSolver(Lent):
         ksp.setTolerances(rtol=_RTOL, max_it=10_000)
         ksp.setInitialGuessNonzero(True)
         self._ksp = ksp
-        self._configured = False
+        self._configured = self._lagged = False
 
     def forget(self) -> None:
         self._assembled_for, self._configured = None, False
@@ -188,10 +201,16 @@ class LinearSolver(Lent):
         self._assembled_for = wanted
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
-            set_method(self._ksp, symmetric, self.problem.stationary)
+            set_method(self._ksp, self.problem, symmetric)
             self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
             self._ksp.setTolerances(rtol=_RTOL)
+            self._lagged = self._with_state and self._ksp.getType() == PETSc.KSP.Type.PREONLY and not self.direct
+            if self._lagged and not option_given("ksp_type"):
+                # The factors of one step's matrix precondition those of many.
+                self._ksp.setType(PETSc.KSP.Type.GMRES)
+                self._ksp.setPCSide(PETSc.PC.Side.RIGHT)
+                self._ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
             self._configured = True
         self._symmetric = symmetric
 
@@ -199,7 +218,7 @@ class LinearSolver(Lent):
         """Write ``A^T values`` into ``out``; constrained dofs are left as they are in ``values``."""
         self._x.array[:] = values
         (self._matrix.mult if self._symmetric else self._matrix.multTranspose)(self._x, self._b)
-        out[:] = self._b.array_r
+        out[:] = values_in(self._b)
 
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess.
@@ -220,7 +239,7 @@ class LinearSolver(Lent):
                     f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
                     f"(KSP reason {self._ksp.getConvergedReason()})"
                 )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
 
     def _run(self, transposed: bool) -> bool:
         # PREONLY takes no guess.
@@ -229,4 +248,6 @@ class LinearSolver(Lent):
             self._ksp.solveTranspose(self._b, self._x)
         else:
             self._ksp.solve(self._b, self._x)
+        if self._lagged:
+            self._ksp.getPC().setReusePreconditioner(self._ksp.getIterationNumber() <= _LAGGED_ITERATIONS)
         return bool(self._ksp.getConvergedReason() > 0)

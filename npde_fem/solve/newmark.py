@@ -119,7 +119,7 @@ class NewmarkStepper:
                 f"{newton.residual_norm:.3e})"
             )
             return False
-        a1[:] = newton.x.array_r
+        a1[:] = newton.found
         return True
 
     def _scale(self, dt: float) -> float:

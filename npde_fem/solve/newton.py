@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import weakref
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.solve.krylov import Lent, SymmetryTest, option_given, same, set_method, use_lu
 
@@ -102,7 +103,7 @@ class Newton(Lent):
         if self._configured:
             return
         symmetric = self._is_symmetric()
-        set_method(self.snes.ksp, symmetric, self.stationary)
+        set_method(self.snes.ksp, self.problem, symmetric)
         self._symmetric = symmetric and (self._with_state or self._with_time) and not option_given("ksp_type")
         self.snes.setFromOptions()
         self._rtol = self.snes.getTolerances()[0]
@@ -118,7 +119,7 @@ class Newton(Lent):
 
     def _residual(self, snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
         begun = time.perf_counter()
-        values = x.array_r
+        values = values_in(x)
         self.evaluate(self._t, self._state_at(values))
         out = f.array
         if self.stationary:
@@ -163,7 +164,7 @@ class Newton(Lent):
         iteration = snes.getIterationNumber()
         if not self._stale and not (self._with_state and iteration >= _CHORD_ITERATIONS):
             return
-        self._assemble(x.array_r)
+        self._assemble(values_in(x))
 
     def _assemble(self, values: Array) -> None:
         begun = time.perf_counter()
@@ -174,10 +175,15 @@ class Newton(Lent):
         # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
         if self._symmetric and not self.direct and not self._is_symmetric():
             self._symmetric = False
-            set_method(self.snes.ksp, symmetric=False, stationary=self.stationary)
+            set_method(self.snes.ksp, self.problem, symmetric=False)
         self._stale = self.stationary and self._with_state
         self._assembled_for = (self._w, self._t, self._damping)
         self.assembly_seconds += time.perf_counter() - begun
+
+    @property
+    def found(self) -> Array:
+        """A view of the state that :meth:`solve` found, values."""
+        return values_in(self.x)
 
     def accelerate(self, t: float, base: Array, b: Array, w: float, damping: float, guess: Array, scale: float) -> bool:
         """Solve ``(M_A + damping M) a - b - R(base + w a, t) = 0`` for the acceleration a; otherwise as :meth:`solve`.
@@ -188,7 +194,7 @@ class Newton(Lent):
         return self._solve(t, b, w, guess, scale)
 
     def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
-        """Solve for the state; the result is in :attr:`x`.
+        """Solve for the state; the result is in :attr:`found`.
 
         Parameters
         ----------

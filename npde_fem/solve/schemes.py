@@ -10,6 +10,9 @@ no rate has to be kept. Runge-Kutta methods whose stages use one new rate each h
 Shu and Osher 1988, J. Comput. Phys. 77, eq. 2.10, and its implicit kin). An explicit scheme has R_I = 0, an implicit
 one R_E = 0; an IMEX scheme puts the source into R_E and the flux, boundary terms included, into R_I.
 
+A splitting scheme has stages of another kind besides, ``U_i = Phi(U_{i-1})`` at each node, with Phi the flow of the
+equation (``NPDE(flow=...)``): the exact solution of its source alone over a part of the step.
+
 Equations with inertia are integrated by :class:`Newmark`'s family.
 """
 
@@ -18,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, sqrt
+
+from npde_fem.discretize.semidiscrete import Part
 
 __all__ = [
     "IMEX",
@@ -28,23 +33,36 @@ __all__ = [
     "BackwardEuler",
     "CrankNicolson",
     "ForwardEuler",
+    "ImplicitMidpoint",
     "Leapfrog",
     "Newmark",
+    "Relaxation",
     "Scheme",
     "Stage",
+    "Strang",
     "scheme_named",
 ]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its time ``at`` in steps, a_ij (combine), b_i (explicit), d_i (lagged), g_i (implicit)."""
+    """One stage: its time ``at`` in steps, a_ij (combine), b_i (explicit), d_i (lagged), g_i (implicit).
+
+    With ``flow`` it is the flow over so many steps, begun at ``since``, of the stage before instead.
+    """
 
     at: float
-    combine: tuple[float, ...]
+    combine: tuple[float, ...] = ()
     explicit: float = 0.0
     lagged: float = 0.0
     implicit: float = 0.0
+    flow: float = 0.0
+    since: float = 0.0
+
+    @property
+    def is_combination(self) -> bool:
+        """Whether no rate enters: ``U_i = sum_j a_ij U_j``."""
+        return not (self.explicit or self.lagged or self.implicit or self.flow)
 
     @property
     def increment(self) -> tuple[float, ...]:
@@ -70,6 +88,8 @@ class Scheme:
         Order in dt of that estimate.
     stable_to
         Explicit schemes: largest ``dt * |lambda|`` on the negative real axis that is stable.
+    explicit_part, implicit_part
+        The parts of R that are R_E, and R_I.
     """
 
     name: str
@@ -78,6 +98,8 @@ class Scheme:
     error: tuple[float, ...] = ()
     error_order: int = 2
     stable_to: float = float("inf")
+    explicit_part: Part = "all"
+    implicit_part: Part = "all"
 
     @property
     def kept(self) -> int:
@@ -95,9 +117,9 @@ class Scheme:
         return all(stage.implicit == 0 for stage in self.stages)
 
     @property
-    def is_split(self) -> bool:
-        """Whether source and flux are treated differently (IMEX)."""
-        return not self.is_explicit and any(stage.explicit for stage in self.stages)
+    def needs_flow(self) -> bool:
+        """Whether the equation must have a flow."""
+        return any(stage.flow for stage in self.stages)
 
 
 def ForwardEuler() -> Scheme:
@@ -133,6 +155,15 @@ def CrankNicolson() -> Scheme:
     return Scheme("crank-nicolson", 2, (Stage(1.0, (1.0,), lagged=0.5, implicit=0.5),))
 
 
+def ImplicitMidpoint() -> Scheme:
+    """The implicit midpoint rule: implicit, order 2, A-stable, half a step of backward Euler continued.
+
+    It conserves every quadratic invariant, so the norm of nonlinear Schroedinger equations too (Hairer, Lubich and
+    Wanner 2006, Geometric Numerical Integration, theorem IV.2.1), as Crank-Nicolson does of linear ones.
+    """
+    return Scheme("implicit-midpoint", 2, (Stage(0.5, (1.0,), implicit=0.5), Stage(1.0, (-1.0, 2.0))))
+
+
 def SDIRK2() -> Scheme:
     """Singly diagonally implicit Runge-Kutta method of order 2, L-stable, with an error estimate.
 
@@ -164,7 +195,36 @@ def IMEX() -> Scheme:
             Stage(g, (1.0,), explicit=g, implicit=g),
             Stage(1.0, (1 - delta / g, delta / g), explicit=1 - delta, lagged=1 - g - delta, implicit=g),
         ),
+        explicit_part="source",
+        implicit_part="flux",
     )
+
+
+def Strang() -> Scheme:
+    """Half a step of the source's exact flow, Crank-Nicolson of the flux, half a step of the flow: order 2.
+
+    Strang 1968, SIAM J. Numer. Anal. 5, eq. 4.3. The equation needs a flow (``NPDE(flow=...)``). For Schroedinger's
+    equation each part conserves the norm, that of the nodal values in the flow, so FD conserves it to round-off. The
+    matrix of the flux is constant in time where the flux is linear, however nonlinear the source.
+    """
+    return Scheme(
+        "strang",
+        2,
+        (
+            Stage(0.0, flow=0.5, since=0.0),
+            Stage(1.0, (0.0, 1.0), lagged=0.5, implicit=0.5),
+            Stage(1.0, flow=0.5, since=0.5),
+        ),
+        implicit_part="flux",
+    )
+
+
+def Relaxation() -> Scheme:
+    """The equation's flow once, then Crank-Nicolson: for ``physics.relaxed_schrodinger``, order 2.
+
+    The relaxation scheme of Besse 2004 (SIAM J. Numer. Anal. 42, eq. 2.2): conservative, and each step linear in psi.
+    """
+    return Scheme("relaxation", 2, (Stage(0.0, flow=1.0, since=0.0), Stage(1.0, (0.0, 1.0), lagged=0.5, implicit=0.5)))
 
 
 @dataclass(frozen=True)
@@ -241,6 +301,16 @@ class Newmark:
         """As of :class:`Scheme`; without an estimate nothing is made of it."""
         return 2
 
+    @property
+    def explicit_part(self) -> Part:
+        """As of :class:`Scheme`: nothing is split."""
+        return "all"
+
+    @property
+    def implicit_part(self) -> Part:
+        """As of :class:`Scheme`: nothing is split."""
+        return "all"
+
 
 def Leapfrog() -> Newmark:
     """Leapfrog, the method of Stoermer and Verlet: explicit, order 2, for equations with inertia.
@@ -259,8 +329,11 @@ _MAKERS: tuple[Callable[[], Scheme | Newmark], ...] = (
     RK4,
     BackwardEuler,
     CrankNicolson,
+    ImplicitMidpoint,
     SDIRK2,
     IMEX,
+    Strang,
+    Relaxation,
     Newmark,
     Leapfrog,
 )

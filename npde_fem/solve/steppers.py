@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.schemes import Scheme
 
@@ -123,8 +123,7 @@ class ImplicitStepper:
     def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
         n = problem.n_owned
         self.problem, self.scheme, self.failure = problem, scheme, ""
-        self._implicit_part: Part = "flux" if scheme.is_split else "all"
-        self.newton = Newton.borrow(problem, self._implicit_part, False)
+        self.newton = Newton.borrow(problem, scheme.implicit_part, False)
         self._u = [np.zeros(n) for _ in range(len(scheme.stages) + 1)]
         self._base, self._work, self._b = np.zeros(n), np.zeros(n), np.zeros(n)
         self._source = np.zeros(n)
@@ -134,10 +133,14 @@ class ImplicitStepper:
         self._last_dt = 0.0
 
     def start(self, t: float, row: Array) -> None:
-        self.problem.load(row, self._state)
-        self.problem.constrain(t, self._state)
-        self.problem.store(self._state, self._u[0])
+        self._put(row, t, self._u[0])
         self._steps_known.clear()
+
+    def _put(self, values: Array, t: float, out: Array) -> None:
+        """Copy values into ``out``, with the data at time ``t`` on the constrained dofs."""
+        self.problem.load(values, self._state)
+        self.problem.constrain(t, self._state)
+        self.problem.store(self._state, out)
 
     @property
     def assembly_seconds(self) -> float:
@@ -174,11 +177,21 @@ class ImplicitStepper:
         self._last_dt = dt
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
+            if stage.flow:
+                problem.load(self._u[i], self._state)
+                problem.flow(t + stage.since * dt, stage.flow * dt, self._state, self._u[i + 1])
+                self._put(self._u[i + 1], now, self._u[i + 1])
+                before = now
+                continue
             base = combine(stage.combine, self._u, self._base, self._work)
+            if stage.is_combination:
+                self._put(base, now, self._u[i + 1])
+                before = now
+                continue
             problem.mass_times(base, self._b)
             if stage.explicit:
                 problem.load(self._u[i], self._state)
-                problem.rate(before, self._state, self._source, "source")
+                problem.rate(before, self._state, self._source, self.scheme.explicit_part)
                 self._source *= dt * stage.explicit
                 self._b += self._source
             if stage.lagged:
@@ -186,9 +199,7 @@ class ImplicitStepper:
                 np.multiply(newton.rate, dt * stage.lagged, out=self._work)
                 self._b += self._work
             self._extrapolate(stage.at, dt)
-            problem.load(self._guess, self._state)
-            problem.constrain(now, self._state)
-            problem.store(self._state, self._guess)
+            self._put(self._guess, now, self._guess)
             if not newton.solve(now, self._b, dt * stage.implicit, self._guess, scale):
                 reason = newton.snes.getConvergedReason()
                 self.failure = (
@@ -196,7 +207,7 @@ class ImplicitStepper:
                     f"scale {scale:.3e})"
                 )
                 return False
-            self._u[i + 1][:] = newton.x.array_r
+            self._u[i + 1][:] = newton.found
             before = now
         return True
 

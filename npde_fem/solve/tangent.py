@@ -128,10 +128,24 @@ class StageTangent(Tangent):
         before = t
         for i, stage in enumerate(of.stages):
             now = t + stage.at * dt
-            problem.mass_times(combine(stage.combine, v, self._sum, work), right)
+            if stage.flow:
+                of.place(t + stage.since * dt, u[i], v[i], step=stage.flow * dt)
+                lin.tangent("flow", v[i + 1])
+                v[i + 1] /= problem.nodal_weights
+                self._prescribe(now, v[i + 1])
+                before = now
+                continue
+            moved = combine(stage.combine, v, self._sum, work)
+            if stage.is_combination:
+                v[i + 1] = moved
+                self._prescribe(now, v[i + 1])
+                before = now
+                continue
+            problem.mass_times(moved, right)
             if stage.explicit or stage.lagged:
                 of.place(before, u[i], v[i])
-                for weight, part in ((stage.explicit, of.explicit_part), (stage.lagged, of.implicit_part)):
+                scheme = of.scheme
+                for weight, part in ((stage.explicit, scheme.explicit_part), (stage.lagged, scheme.implicit_part)):
                     if weight:
                         lin.tangent(part, work)
                         work *= dt * weight
@@ -141,7 +155,7 @@ class StageTangent(Tangent):
             w = dt * stage.implicit
             if w:
                 of.place(now, u[i + 1], fixed)
-                lin.tangent(of.implicit_part, work)
+                lin.tangent(of.scheme.implicit_part, work)
                 work *= w
                 right += work
             if lin.prescribed() is not None:
@@ -167,7 +181,7 @@ class StageSolver:
     def __init__(self, trajectory: Trajectory) -> None:
         self._of, self._state, self._w = trajectory, trajectory.problem.new_state(), 0.0
         explicit = trajectory.scheme.is_explicit
-        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, trajectory.implicit_part)
+        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, trajectory.scheme.implicit_part)
 
     def assemble(self, t: float, u: Array, w: float) -> None:
         self._w = w

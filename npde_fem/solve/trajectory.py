@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import Initial, Parameter
 from npde_fem.solve.adjoint import Derivative, StageSweep, Sweep
 from npde_fem.solve.history import Checkpoints, make_history
@@ -145,12 +145,12 @@ class Trajectory(Recorder):
 
     # -- what the sweeps ask ---------------------------------------------------------------------------------
 
-    def place(self, t: float, u: Array, v: Array | None = None) -> None:
-        """Linearise about the values ``u``, with the direction ``v``."""
+    def place(self, t: float, u: Array, v: Array | None = None, *, step: float = 0.0) -> None:
+        """Linearise about the values ``u``, with the direction ``v``; ``step`` is that of a flow."""
         self.problem.load(u, self._state)
         if v is not None:
             self.problem.load(v, self._direction)
-        self.lin.at(t, self._state, None if v is None else self._direction)
+        self.lin.at(t, self._state, None if v is None else self._direction, step)
 
     @property
     def row_size(self) -> int:
@@ -161,20 +161,6 @@ class Trajectory(Recorder):
     def stages(self) -> tuple[Stage, ...]:
         """Stages of the scheme; none of Newmark's family."""
         return () if isinstance(self.scheme, Newmark) else self.scheme.stages
-
-    @property
-    def _is_split(self) -> bool:
-        return isinstance(self.scheme, Scheme) and self.scheme.is_split
-
-    @property
-    def explicit_part(self) -> Part:
-        """The part of R that the scheme's explicit coefficients belong to."""
-        return "source" if self._is_split else "all"
-
-    @property
-    def implicit_part(self) -> Part:
-        """The part of R that the scheme's lagged and implicit coefficients belong to."""
-        return "flux" if self._is_split else "all"
 
     def time_after(self, step: int) -> float:
         """Time that ``step`` steps lead to."""
