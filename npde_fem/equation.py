@@ -33,6 +33,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = [
     "NPDE",
+    "Absorbing",
     "BoundaryCondition",
     "ComplexParameter",
     "Dirichlet",
@@ -767,9 +768,11 @@ class BoundaryCondition:
             written = _write(label, value, arguments, [() if scalar else (m,)])
             return as_state(split(written, {})) if equation.is_complex else _real(label, written)
 
-    def write_coefficient(self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+    def write_coefficient(
+        self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr, name: str = "coefficient"
+    ) -> Expr:
         """Write a scalar that multiplies the held components: UFL of shape (), or a matrix if it is complex."""
-        label = f"{type(self).__name__} coefficient"
+        label = f"{type(self).__name__} {name}"
         with writing_on(domain):
             written = _write(label, value, arguments, [()])
             if not equation.is_complex:
@@ -823,6 +826,21 @@ class Robin(BoundaryCondition):
     """``n . F = value - coefficient * u``; data as in :class:`Flux`, the coefficient a scalar."""
 
     coefficient: Value
+    value: Value = 0.0
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Absorbing(BoundaryCondition):
+    """``n . F = value - impedance * u_t``: lets waves out; data as in :class:`Flux`, the impedance a scalar.
+
+    For ``u_tt = div(c^2 grad u)`` the impedance c absorbs what meets the boundary at right angles, and reflects the
+    share ``(1 - cos a) / (1 + cos a)`` of what comes at an angle a to the normal (Engquist and Majda 1977, Math. Comp.
+    31, eq. 1.12). It is a damping of the boundary, and like the damping must not depend on time.
+    """
+
+    impedance: Value
     value: Value = 0.0
     where: Marker = None
     component: int | None = None

@@ -26,6 +26,8 @@ __all__ = [
     "reaction_diffusion",
     "relaxed_schrodinger",
     "schrodinger",
+    "telegraph",
+    "wave",
 ]
 
 Coefficient = Any
@@ -158,6 +160,33 @@ def glioma(white: Coefficient, grey: Coefficient, white_matter: Any, grey_matter
         return (_at(white, x, t) * white_matter + _at(grey, x, t) * grey_matter) * ufl.grad(u)
 
     return NPDE(flux=flux, source=lambda u, x, t: _at(rate, x, t) * u * (1 - u), name="glioma")
+
+
+def wave(speed: Coefficient = 1.0, damping: Coefficient = 0.0, source: Coefficient = 0.0) -> NPDE:
+    """``u_tt + b u_t = div(c^2 grad u) + s(x, t)``.
+
+    ``Absorbing(c)`` on the boundary lets the waves out.
+    """
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t),
+        damping=damping,
+        inertia=1.0,
+        name="wave",
+    )
+
+
+def telegraph(
+    speed: Coefficient = 1.0, damping: Coefficient = 1.0, decay: Coefficient = 0.0, source: Coefficient = 0.0
+) -> NPDE:
+    """``u_tt + b u_t + k u = div(c^2 grad u) + s(x, t)``: voltage along a line with losses (Heaviside 1876)."""
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t) - _at(decay, x, t) * u,
+        damping=damping,
+        inertia=1.0,
+        name="telegraph",
+    )
 
 
 def fitzhugh_nagumo(

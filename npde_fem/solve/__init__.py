@@ -1,7 +1,7 @@
 """Semidiscrete operator -> trajectory, and back."""
 
 from npde_fem.solve.history import Checkpoints
-from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
     IMEX,
@@ -11,6 +11,8 @@ from npde_fem.solve.schemes import (
     CrankNicolson,
     ForwardEuler,
     ImplicitMidpoint,
+    Leapfrog,
+    Newmark,
     Relaxation,
     Scheme,
     Strang,
@@ -27,6 +29,8 @@ __all__ = [
     "CrankNicolson",
     "ForwardEuler",
     "ImplicitMidpoint",
+    "Leapfrog",
+    "Newmark",
     "Relaxation",
     "Scheme",
     "Solution",
@@ -37,4 +41,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "stable_step",
 ]

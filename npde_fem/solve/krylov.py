@@ -17,7 +17,7 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
+__all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "same", "set_method", "use_lu"]
 
 _RTOL = 1e-11
 _LAGGED_ITERATIONS = 10
@@ -31,6 +31,11 @@ def option_given(name: str) -> bool:
 def options_now() -> tuple:
     """Return all PETSc options that solvers here listen to, as a key: a solver made under others is another one."""
     return tuple(sorted((k, v) for k, v in PETSc.Options().getAll().items() if k.startswith("npde_")))
+
+
+def same(one: float, other: float) -> bool:
+    """Whether two coefficients differ by no more than the round-off of step lengths."""
+    return abs(one - other) <= 1e-12 * max(abs(one), abs(other))
 
 
 def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
@@ -149,6 +154,8 @@ class Lent(ABC):
 class LinearSolver(Lent):
     """Solves with ``A = M - w R'(u)`` and with its transpose; a stationary problem's A is ``-R'(u)``.
 
+    With inertia M is a sum of both mass matrices.
+
     Parameters
     ----------
     problem
@@ -165,7 +172,7 @@ class LinearSolver(Lent):
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
         self._symmetric = False
-        self._assembled_for: tuple[float, float] | None = None
+        self._assembled_for: tuple[float, float, float] | None = None
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
         ksp.setOperators(self._matrix)
@@ -182,12 +189,16 @@ class LinearSolver(Lent):
         for thing in (self._ksp, self._matrix, self._x, self._b):
             thing.destroy()
 
-    def assemble(self, t: float, state: Array, w: float) -> None:
-        """Assemble A at a state, unless it does not depend on what has changed."""
-        if self._assembled_for == (t if self._with_time else 0.0, w) and not self._with_state:
-            return
-        self.problem.jacobian(t, state, 0.0 if self.problem.stationary else 1.0, w, self._matrix, self.part)
-        self._assembled_for = (t if self._with_time else 0.0, w)
+    def assemble(self, t: float, state: Array, w: float, damping: float = 1.0, inertia: float = 0.0) -> None:
+        """Assemble A at a state, unless it does not depend on what has changed; M = ``damping M + inertia M_A``."""
+        wanted = (t if self._with_time else 0.0, w, damping)
+        if self._assembled_for is not None and not self._with_state:
+            before, known_w, known_damping = self._assembled_for
+            if before == wanted[0] and same(known_w, w) and same(known_damping, damping):
+                return
+        damping = 0.0 if self.problem.stationary else damping
+        self.problem.jacobian(t, state, damping, w, self._matrix, self.part, inertia)
+        self._assembled_for = wanted
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
             set_method(self._ksp, self.problem, symmetric)
