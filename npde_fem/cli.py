@@ -376,13 +376,16 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         else:
             observe = (frames, write) if write is not None else [0.0, frames[-1]]
             solution = solve(problem, posed.initial, observe=observe, **options)
-    symbol, values = ("|u|", abs(solution.values.view(complex))) if posed.equation.is_complex else ("u", solution.values)
+    symbol, values = (
+        ("|u|", abs(solution.values.view(complex))) if posed.equation.is_complex else ("u", solution.values)
+    )
     lowest = comm.allreduce(float(np.min(values, initial=np.inf)), op=MPI.MIN)
     highest = comm.allreduce(float(np.max(values, initial=-np.inf)), op=MPI.MAX)
     say(
         comm,
         f"{len(solution.steps)} steps ({solution.rejected} rejected), {solution.newton_iterations} Newton and "
-        f"{solution.linear_iterations} linear iterations, {solution.seconds:.2f} s; {symbol} in [{lowest:.4g}, {highest:.4g}]",
+        f"{solution.linear_iterations} linear iterations, {solution.seconds:.2f} s; "
+        f"{symbol} in [{lowest:.4g}, {highest:.4g}]",
     )
     for name, change in comparison.changes(posed, solution).items():
         say(comm, f"relative change of the {name}: {change:.2e}")

@@ -11,7 +11,7 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any, TypedDict
 
-from npde_fem.cases import KNOWN, Case, Posed, cell_kind, discretise
+from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
 from npde_fem.optimize import integral
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
@@ -94,9 +94,7 @@ def compare(
     """
     comm = comm or MPI.COMM_WORLD
     if isinstance(case, str):
-        if case not in KNOWN:
-            raise KeyError(f"no case {case!r} with a known solution; there are {', '.join(KNOWN)}")
-        case = KNOWN[case]
+        case = case_named(KNOWN, case)
     dim = case.dimension(dim)
     if case.pose(dim).exact is None:
         raise ValueError(f"case {case.name!r} has no exact solution to compare with")

@@ -16,7 +16,7 @@ import dolfinx.mesh
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["Case", "Posed", "box_mesh", "cell_kind", "discretise", "made", "product", "radius_squared"]
+__all__ = ["Case", "Posed", "box_mesh", "case_named", "cell_kind", "discretise", "made", "product", "radius_squared"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ class Case:
         """Return the lower and the upper corner of the box."""
         pairs = self.sides if isinstance(self.sides[0], tuple) else (self.sides,) * dim
         return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+
+
+def case_named(table: Mapping[str, Case], name: str) -> Case:
+    """Return the case called ``name``; KeyError names those there are."""
+    if name not in table:
+        raise KeyError(f"no case {name!r}; there are {', '.join(table)}")
+    return table[name]
 
 
 def cell_kind(dim: int, cell: str | None) -> str:

@@ -58,9 +58,7 @@ def _eigenstate(dim: int) -> Posed:
         turning = ufl.exp(-1j * (1 + dim / 2) * t)
         return np.sqrt(2) * np.pi ** (-dim / 4) * x[0] * ufl.exp(-radius_squared(x, dim) / 2) * turning
 
-    return Posed(
-        physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(0.0)], conserved=_conserved(_bowl(dim))
-    )
+    return Posed(physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(0.0)], conserved=_conserved(_bowl(dim)))
 
 
 def _swinging(dim: int, lib: Any) -> Callable:
