@@ -22,6 +22,7 @@ from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, c
 from npde_fem.options import petsc_options
 from npde_fem.output import SUFFIXES, Writer
 from npde_fem.parallel import say
+from npde_fem.pictures import FILMS
 from npde_fem.solve import Adaptive, scheme_named, solve
 from npde_fem.solve.schemes import SCHEMES
 
@@ -138,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     s = commands.add_parser(
         "solve",
         help="solve a ready-made problem and write it for ParaView or as a picture",
-        description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf) or a picture (.png).",
+        description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf), a picture (.png) or\n"
+        "a film (.gif, .mp4).",
         epilog=_listing({**{n: k.summary for n, k in cases.SCENES.items()}, "glioma": _GLIOMA}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,8 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--end", type=_positive(float), help="final time")
     s.add_argument("--adaptive", type=_positive(float), metavar="RTOL", help="adaptive steps (scheme sdirk2)")
     s.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, e.g. D=0.2")
-    s.add_argument("--frames", type=_positive(int), default=5, metavar="N", help="times to write (default 5)")
-    s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help="file to write: .bp, .xdmf or .png")
+    s.add_argument("--frames", type=_positive(int), metavar="N", help="times to write (5; of films 60)")
+    s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help=f"file to write: {', '.join(SUFFIXES)}")
 
     learned = commands.add_parser(
         "learn",
@@ -308,7 +310,7 @@ def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     else:
         problem = brain.glioma_fem(comm, tissue, arguments.spacing or 2.0 * (dim - 1), arguments.degree)
     _set_parameters(problem, arguments.set)
-    times = np.linspace(0.0, arguments.end or brain.DAYS, max(2, arguments.frames)).tolist()
+    times = np.linspace(0.0, arguments.end or brain.DAYS, _frames(arguments)).tolist()
     say(comm, f"glioma: {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
     writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
     with writer as write:
@@ -322,6 +324,12 @@ def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     say(comm, f"{len(run.solution.steps)} steps, {run.solution.seconds:.2f} s")
     if arguments.output:
         say(comm, f"written: {arguments.output}")
+
+
+def _frames(arguments: argparse.Namespace) -> int:
+    """Return how many times are to be written, both ends at least."""
+    a_film = arguments.output and Path(arguments.output).suffix in FILMS
+    return max(2, arguments.frames or (60 if a_film else 5))
 
 
 def _set_parameters(problem: Semidiscrete, settings: Sequence[str]) -> None:
@@ -359,7 +367,7 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     frames: list[float] = [0.0]
     if not problem.stationary:
         end = arguments.end or case.end or 1.0
-        frames = np.linspace(0.0, end, max(2, arguments.frames)).tolist()
+        frames = np.linspace(0.0, end, _frames(arguments)).tolist()
         scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
         dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
         options = {"t": (0.0, end), "dt": dt, "scheme": scheme}
