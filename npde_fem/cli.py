@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -367,9 +368,14 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     frames: list[float] = [0.0]
     if not problem.stationary:
         end = arguments.end or case.end or 1.0
-        frames = np.linspace(0.0, end, _frames(arguments)).tolist()
         scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
-        dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
+        dt: Any
+        if arguments.adaptive:
+            dt, frames = Adaptive(rtol=arguments.adaptive), np.linspace(0.0, end, _frames(arguments)).tolist()
+        else:
+            steps = ceil(end / (arguments.dt or case.step) * (1 - 1e-10))
+            dt = end / steps
+            frames = [k * dt for k in np.unique(np.linspace(0, steps, _frames(arguments)).round())]
         options = {"t": (0.0, end), "dt": dt, "scheme": scheme}
     say(
         comm,

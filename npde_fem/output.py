@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from npde_fem.discretize import FD, FEM, Semidiscrete
+from npde_fem.discretize import FD, FEM, PeriodicMesh, Semidiscrete
 from npde_fem.parallel import alike
-from npde_fem.pictures import FILMS, can_film, draw, film, gather, save_figure
+from npde_fem.pictures import FILMS, can_film, draw, film, gather_grid, gather_mesh, save_figure
 
 import basix.ufl
 import dolfinx.graph
@@ -71,13 +71,14 @@ def grid_mesh(problem: FD) -> tuple[dolfinx.mesh.Mesh, npt.NDArray[np.int64]]:
 class _OnMesh:
     """A state of the problem as real DOLFINx functions that files can hold, refreshed by :meth:`take`.
 
-    One function, u, of a real state; of a complex one u_real, u_imag and u_abs.
+    One function, u, of a real state; of a complex one u_real, u_imag and u_abs. A function on a periodic mesh is shown
+    on the mesh that it was made of, where each side has nodes of its own.
     """
 
     def __init__(self, problem: Semidiscrete, degree_one: bool) -> None:
         self.problem = problem
         shape, is_complex = problem.equation.shape, problem.equation.is_complex
-        self._whole: list[fem.Function] | None = None
+        names = ("u_real", "u_imag", "u_abs") if is_complex else ("u",)
         if isinstance(problem, FD):
             mesh, self._index = grid_mesh(problem)
             space = fem.functionspace(mesh, ("Lagrange", 1, shape))
@@ -86,36 +87,41 @@ class _OnMesh:
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
-            space = problem.given_space
-            if degree_one and space.ufl_element().degree > 1:
-                self._whole = [fem.Function(space, dtype=np.float64) for _ in range(1 + is_complex)]
-                space = fem.functionspace(problem.mesh, ("Lagrange", 1, shape))
-        names = ("u_real", "u_imag", "u_abs") if is_complex else ("u",)
+            known = problem.given_space
+            mesh = problem.mesh.original if isinstance(problem.mesh, PeriodicMesh) else problem.mesh
+            if degree_one and known.ufl_element().degree > 1:
+                space = fem.functionspace(mesh, ("Lagrange", 1, shape))
+            else:
+                space = known if mesh is problem.mesh else fem.functionspace(mesh, known.ufl_element())
         self.functions = [fem.Function(space, name=name, dtype=np.float64) for name in names]
+        self.parts = self.functions[: 1 + is_complex]
+        """The value, or its real and its imaginary part."""
+        self._whole = self.parts
+        if isinstance(problem, FEM) and space is not known:
+            self._whole = [fem.Function(known, dtype=np.float64) for _ in self.parts]
 
     def take(self, u: Any) -> None:
         """Take over the values of ``u`` (collective)."""
         if isinstance(self.problem, FD):
-            m = self.problem.equation.components
-            self.problem.load(u.values.view(np.float64), self._state)
-            values = self._state.view(u.values.dtype).reshape(-1, m)[self._index]
-            nodal = np.empty((self.functions[0].x.array.size // m, m), dtype=values.dtype)
-            nodal[self._dofs] = values[self._nodes]
-            self._put(self.functions, nodal.reshape(-1))
-        elif self._whole is None:
-            self._put(self.functions, u.x.array)
+            self._take_grid(u.values)
         else:
-            self._put(self._whole, u.x.array)
-            for target, whole in zip(self.functions, self._whole, strict=False):
-                target.interpolate(whole)
+            for whole, shown, values in zip(self._whole, self.parts, (u.x.array.real, u.x.array.imag), strict=False):
+                whole.x.array[:] = values
+                mesh = whole.function_space.mesh
+                if whole is not shown and isinstance(mesh, PeriodicMesh):
+                    mesh.carry(whole, shown)
+                elif whole is not shown:
+                    shown.interpolate(whole)
         if self.problem.equation.is_complex:
             real, imag, size = (function.x.array for function in self.functions)
             np.hypot(real, imag, out=size)
 
-    def _put(self, functions: list[fem.Function], values: npt.NDArray) -> None:
-        parts = (values.real, values.imag) if self.problem.equation.is_complex else (values,)
-        for function, part in zip(functions, parts, strict=False):
-            function.x.array[:] = part
+    def _take_grid(self, values: npt.NDArray) -> None:
+        m = self.problem.equation.components
+        self.problem.load(values.view(np.float64), self._state)
+        nodal = self._state.view(values.dtype).reshape(-1, m)[self._index]
+        for function, part in zip(self.parts, (nodal.real, nodal.imag), strict=False):
+            function.x.array.reshape(-1, m)[self._dofs] = part[self._nodes]
 
 
 class Writer:
@@ -155,8 +161,10 @@ class Writer:
         self._scratch = Path(comm.bcast(scratch, root=0))
         self._file: Any = None
         self._frames: list[tuple[float, Any]] = []
-        if self.path.suffix in (".bp", ".xdmf"):
+        drawn = self.path.suffix not in (".bp", ".xdmf")
+        if not drawn or isinstance(problem, FEM):
             self._on_mesh = _OnMesh(problem, self.path.suffix == ".xdmf")
+        if not drawn:
             target = self._scratch / self.path.name
             if self.path.suffix == ".bp":
                 self._file = VTXWriter(comm, target, self._on_mesh.functions)
@@ -167,7 +175,11 @@ class Writer:
     def __call__(self, t: float, u: Any) -> None:
         """Add the state ``u`` at time ``t`` (collective)."""
         if self._file is None:
-            frame = gather(self.problem, u)
+            if isinstance(self.problem, FD):
+                frame = gather_grid(self.problem, u)
+            else:
+                self._on_mesh.take(u)
+                frame = gather_mesh(self._on_mesh.parts)
             if frame is not None:
                 self._frames.append((t, frame))
             return

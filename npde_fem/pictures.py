@@ -7,25 +7,26 @@ all times.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npde_fem.discretize import FD, FEM, Semidiscrete
+from npde_fem.discretize import FD
 from npde_fem.discretize.grid import GridFunction
 
 import dolfinx.plot
 import numpy as np
 import numpy.typing as npt
+from dolfinx import fem
 
-__all__ = ["FILMS", "can_film", "draw", "film", "gather", "save_figure"]
+__all__ = ["FILMS", "can_film", "draw", "film", "gather_grid", "gather_mesh", "save_figure"]
 
 FILMS = {".gif": "pillow", ".mp4": "ffmpeg"}
 """Suffixes of films, and the matplotlib writer that makes them."""
 
 Frame = dict[str, Any]
-"""A state as :func:`gather` returns it."""
+"""A state as :func:`gather_grid` and :func:`gather_mesh` return it, on rank 0."""
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:
@@ -43,44 +44,42 @@ def can_film(suffix: str) -> bool:
     return animation.writers.is_available(FILMS[suffix])
 
 
-def gather(problem: Semidiscrete, u: Any) -> Frame | None:
+def gather_grid(problem: FD, u: GridFunction) -> Frame | None:
+    """Collect on rank 0 what a picture needs: values on the grid, and where it lies (collective)."""
+    whole = u.gather()
+    inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
+    if whole is None or inside is None:
+        return None
+    shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, u.components), np.nan)
+    low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
+    upper = low + h * (np.array(problem.layout.points) - 1)
+    return {"grid": shaped, "lower": low, "upper": upper, "h": h, "dim": problem.dim}
+
+
+def gather_mesh(parts: Sequence[fem.Function]) -> Frame | None:
     """Collect on rank 0 what a picture needs: coordinates, values (n, m), and triangles in 2D (collective).
 
-    None on the other ranks.
+    ``parts`` is a real function, or real and imaginary part of a complex one.
     """
-    m = problem.equation.components
-    if isinstance(u, GridFunction):
-        assert isinstance(problem, FD)
-        whole = u.gather()
-        inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
-        if whole is None or inside is None:
-            return None
-        shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, m), np.nan)
-        low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
-        upper = low + h * (np.array(problem.layout.points) - 1)
-        return {"grid": shaped, "lower": low, "upper": upper, "h": h, "dim": problem.dim}
-    assert isinstance(problem, FEM)
-    space = problem.given_space
-    topology, _, x = dolfinx.plot.vtk_mesh(space) if problem.dim > 1 else (np.zeros(0), None, None)
-    if problem.dim == 1:
-        x, cells = space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
-    else:
+    space = parts[0].function_space
+    mesh, m = space.mesh, space.dofmap.index_map_bs
+    dim, x, triangles = mesh.geometry.dim, space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
+    if dim == 2:
+        topology, _, x = dolfinx.plot.vtk_mesh(space)
         width = int(topology[0]) if topology.size else 1
         cells = topology.reshape(-1, width + 1)[:, 1:]
-    kind = problem.mesh.topology.cell_type.name
-    if problem.dim == 2:
-        cells = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
-    else:
-        cells = np.zeros((0, 3), dtype=int)
-    parts = problem.comm.gather((x, u.x.array.reshape(-1, m), cells), root=0)
-    if parts is None:
+        kind = mesh.topology.cell_type.name
+        triangles = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
+    value = parts[0].x.array if len(parts) == 1 else parts[0].x.array + 1j * parts[1].x.array
+    pieces = mesh.comm.gather((x, value.reshape(-1, m), triangles), root=0)
+    if pieces is None:
         return None
-    starts = np.cumsum([0, *(len(p[0]) for p in parts)])
+    starts = np.cumsum([0, *(len(p[0]) for p in pieces)])
     return {
-        "x": np.concatenate([p[0] for p in parts]),
-        "values": np.concatenate([p[1] for p in parts]),
-        "triangles": np.concatenate([p[2] + s for p, s in zip(parts, starts, strict=False)]),
-        "dim": problem.dim,
+        "x": np.concatenate([p[0] for p in pieces]),
+        "values": np.concatenate([p[1] for p in pieces]),
+        "triangles": np.concatenate([p[2] + s for p, s in zip(pieces, starts, strict=False)]),
+        "dim": dim,
     }
 
 
