@@ -95,7 +95,7 @@ def _is_zero(e: Expr) -> bool:
 
 
 def _square(pair: Pair) -> Expr:
-    # UFL takes no power where indices are summed over outside.
+    # UFL takes no power of what has free indices, and its * would sum over them.
     squares = [classes.Product(p, p) if p.ufl_free_indices else p**2 for p in pair if not _is_zero(p)]
     return sum(squares[1:], squares[0]) if squares else pair.real
 

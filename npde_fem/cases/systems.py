@@ -59,7 +59,12 @@ def _spiral(dim: int) -> Posed:
 
 def _phases(dim: int) -> Posed:
     equation = physics.cahn_hilliard(Parameter("eps", 0.02), Parameter("M", 1.0))
-    return Posed(equation, initial=lambda x: np.array([0.4 * rough(dim)(x), 0.0 * x[0]]))
+
+    def mixed(x: Any) -> Any:
+        waves = rough(dim)(x) * rough(dim)(1.3 - x) if dim > 1 else rough(dim)(x)
+        return np.array([waves, 0.0 * x[0]])
+
+    return Posed(equation, initial=mixed)
 
 
 KNOWN = (
@@ -107,8 +112,8 @@ SCENES = (
         "cahn-hilliard",
         "an alloy separates into its phases, which coarsen",
         _phases,
-        end=0.02,
-        step=1e-4,
+        end=0.04,
+        step=2e-4,
         scheme="sdirk2",
     ),
 )
