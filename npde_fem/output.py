@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from npde_fem.discretize import FD, FEM, PeriodicMesh, Semidiscrete
+from npde_fem.discretize.real import new_function
 from npde_fem.parallel import alike
 from npde_fem.pictures import FILMS, can_film, draw, film, gather_grid, gather_mesh, save_figure
 
@@ -93,12 +94,12 @@ class _OnMesh:
                 space = fem.functionspace(mesh, ("Lagrange", 1, shape))
             else:
                 space = known if mesh is problem.mesh else fem.functionspace(mesh, known.ufl_element())
-        self.functions = [fem.Function(space, name=name, dtype=np.float64) for name in names]
+        self.functions = [new_function(space, name) for name in names]
         self.parts = self.functions[: 1 + is_complex]
         """The value, or its real and its imaginary part."""
         self._whole = self.parts
         if isinstance(problem, FEM) and space is not known:
-            self._whole = [fem.Function(known, dtype=np.float64) for _ in self.parts]
+            self._whole = [new_function(known) for _ in self.parts]
 
     def take(self, u: Any) -> None:
         """Take over the values of ``u`` (collective)."""
