@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
-from npde_fem.optimize import integral
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
 from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
@@ -169,8 +168,8 @@ def changes(posed: Posed, solution: Solution) -> dict[str, float]:
     What is zero at the start changes absolutely.
     """
     found = {}
-    for name, density in posed.conserved.items():
-        before, after = (float(integral(solution, density, index)) for index in (0, -1))
+    for name, measure in posed.conserved.items():
+        before, after = measure(solution, 0), measure(solution, len(solution.times) - 1)
         found[name] = (after - before) / (abs(before) or 1.0)
     return found
 

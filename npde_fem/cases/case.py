@@ -8,6 +8,7 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
+from npde_fem.cases.conserved import Measure
 from npde_fem.discretize import FD, FEM, Grid, Semidiscrete
 from npde_fem.equation import NPDE, BoundaryCondition, manufactured
 
@@ -34,14 +35,14 @@ class Posed:
     conditions
         Boundary conditions.
     conserved
-        Densities, UFL callables ``(u, x, t)``, whose integrals stay what they are, by name.
+        What stays as it is, by name.
     """
 
     equation: NPDE
     exact: Callable | None = None
     initial: Any = None
     conditions: Sequence[BoundaryCondition] = ()
-    conserved: Mapping[str, Callable] = field(default_factory=dict)
+    conserved: Mapping[str, Measure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from npde_fem import physics
 from npde_fem.cases.case import Case, Posed, product, radius_squared
-from npde_fem.cases.schrodinger import norm
+from npde_fem.cases.conserved import norm
 from npde_fem.equation import Dirichlet, Parameter
 
 import numpy as np

@@ -7,28 +7,17 @@ from typing import Any
 
 from npde_fem import physics
 from npde_fem.cases.case import Case, Posed, product, radius_squared
+from npde_fem.cases.conserved import Measure, norm, schrodinger_energy
 from npde_fem.equation import Dirichlet, Parameter
 
 import numpy as np
 import ufl
 
-__all__ = ["KNOWN", "SCENES", "norm"]
+__all__ = ["KNOWN", "SCENES"]
 
 
-def norm(psi: Any, x: Any, t: Any) -> Any:
-    """Return the density of the squared norm."""
-    return abs(psi) ** 2
-
-
-def _conserved(potential: Callable | float = 0.0, g: Any = 0.0) -> dict[str, Callable]:
-    """Return norm and energy."""
-
-    def energy(psi: Any, x: Any, t: Any) -> Any:
-        v = potential(x) if callable(potential) else potential
-        kinetic = ufl.real(ufl.inner(ufl.grad(psi), ufl.grad(psi))) / 2
-        return kinetic + v * abs(psi) ** 2 + g / 2 * abs(psi) ** 4
-
-    return {"norm": norm, "energy": energy}
+def _conserved(g: Any = 0.0) -> dict[str, Measure]:
+    return {"norm": norm, "energy": schrodinger_energy(g)}
 
 
 def _free_packet(dim: int, width: float = 1.0, momentum: float = 2.0) -> Posed:
@@ -58,7 +47,7 @@ def _eigenstate(dim: int) -> Posed:
         turning = ufl.exp(-1j * (1 + dim / 2) * t)
         return np.sqrt(2) * np.pi ** (-dim / 4) * x[0] * ufl.exp(-radius_squared(x, dim) / 2) * turning
 
-    return Posed(physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(0.0)], conserved=_conserved(_bowl(dim)))
+    return Posed(physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(0.0)], conserved=_conserved())
 
 
 def _swinging(dim: int, lib: Any) -> Callable:
@@ -75,9 +64,7 @@ def _swinging(dim: int, lib: Any) -> Callable:
 
 def _coherent(dim: int) -> Posed:
     exact = _swinging(dim, ufl)
-    return Posed(
-        physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(exact)], conserved=_conserved(_bowl(dim))
-    )
+    return Posed(physics.schrodinger(_bowl(dim)), exact, conditions=[Dirichlet(exact)], conserved=_conserved())
 
 
 def _swing(dim: int) -> Posed:
@@ -87,7 +74,7 @@ def _swing(dim: int) -> Posed:
         physics.schrodinger(lambda x: w**2 * _bowl(dim)(x)),
         initial=lambda x: start(x, 0.0),
         conditions=[Dirichlet(0.0)],
-        conserved={"norm": norm},
+        conserved=_conserved(),
     )
 
 
@@ -97,7 +84,7 @@ def _soliton(dim: int) -> Posed:
     def exact(x: Any, t: Any) -> Any:
         return ufl.exp(1j * x[0]) / ufl.cosh(x[0] - t + 0.5)
 
-    return Posed(physics.schrodinger(g=-1.0), exact, conditions=[Dirichlet(exact)], conserved=_conserved(g=-1.0))
+    return Posed(physics.schrodinger(g=-1.0), exact, conditions=[Dirichlet(exact)], conserved=_conserved(-1.0))
 
 
 def _two_solitons(dim: int) -> Posed:
@@ -105,7 +92,7 @@ def _two_solitons(dim: int) -> Posed:
         return np.exp(1j * x[0]) / np.cosh(x[0] + 5) + np.exp(-1j * x[0]) / np.cosh(x[0] - 5)
 
     g = Parameter("g", -1.0)
-    return Posed(physics.schrodinger(g=g), initial=start, conditions=[Dirichlet(0.0)], conserved=_conserved(g=g))
+    return Posed(physics.schrodinger(g=g), initial=start, conditions=[Dirichlet(0.0)], conserved=_conserved(g))
 
 
 def _tunnelling(dim: int) -> Posed:
@@ -119,9 +106,7 @@ def _tunnelling(dim: int) -> Posed:
         across = sum(x[a] ** 2 for a in range(1, dim)) if dim > 1 else 0.0
         return np.exp(-((x[0] + 4) ** 2 + across) / 3 + 1j * momentum * x[0])
 
-    return Posed(
-        physics.schrodinger(barrier), initial=start, conditions=[Dirichlet(0.0)], conserved=_conserved(barrier)
-    )
+    return Posed(physics.schrodinger(barrier), initial=start, conditions=[Dirichlet(0.0)], conserved=_conserved())
 
 
 KNOWN = (
