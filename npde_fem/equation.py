@@ -508,6 +508,12 @@ class NPDE:
         return self.dtype is complex
 
     @property
+    def has_constraints(self) -> bool:
+        """Whether a component has an equation without time derivative, a row of zeros in a damping matrix."""
+        rows = np.asarray(self.damping, dtype=object)
+        return rows.ndim == 2 and any(all(entry == 0 for entry in row) for row in rows)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return () if self.components == 1 else (self.components,)
 

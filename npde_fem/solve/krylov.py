@@ -39,12 +39,13 @@ def same(one: float, other: float) -> bool:
 
 
 def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
-    """Choose the linear solver: of complex states LU, for indefinite matrices defeat simple Krylov methods.
+    """Choose the linear solver: LU for complex states and constraints, whose matrices defeat simple Krylov methods.
 
     Otherwise a Krylov method and a preconditioner; its residual is measured in the norm that Newton's method uses.
     """
     stationary = problem.stationary
-    if problem.equation.is_complex and not (option_given("ksp_type") or option_given("pc_type")):
+    hard = problem.equation.is_complex or (problem.equation.has_constraints and not stationary)
+    if hard and not (option_given("ksp_type") or option_given("pc_type")):
         _factorise(ksp, problem.comm)
         return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
