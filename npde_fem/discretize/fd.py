@@ -646,6 +646,15 @@ class FD(Semidiscrete):
     def gram_times(self, values: Array, out: Array) -> None:
         np.multiply(values.reshape(-1, self.components), self.volumes[:, None], out=out.reshape(-1, self.components))
 
+    def gram_matrix(self) -> PETSc.Mat:
+        matrix = self.new_matrix()
+        diagonal = matrix.createVecRight()
+        diagonal.array[:] = np.repeat(self.volumes, self.components)
+        matrix.zeroEntries()
+        matrix.setDiagonal(diagonal)
+        diagonal.destroy()
+        return matrix
+
     def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
         self._damped(self._inverse_damping, values, out, transposed=transposed, divide=True)
         out[self.constrained] = values[self.constrained]

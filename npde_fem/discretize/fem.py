@@ -678,6 +678,9 @@ class FEM(Semidiscrete):
     def gram_times(self, values: Array, out: Array) -> None:
         self._gram.times(values, out)
 
+    def gram_matrix(self) -> PETSc.Mat:
+        return self._gram.copied()
+
     def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
         if not self._damping_checked:
             self._check_damping()
@@ -756,8 +759,8 @@ class FEM(Semidiscrete):
         return FEMLinearised(self, controls)
 
     def function(self, values: Array, name: str | None = None) -> fem.Function:
-        """Return values as a DOLFINx function in the space given, complex if the state is."""
-        dtype = np.complex128 if self.equation.is_complex else np.float64
+        """Return values as a DOLFINx function in the space given, complex if the state or the values are."""
+        dtype = np.complex128 if self.equation.is_complex or np.iscomplexobj(values) else np.float64
         function = fem.Function(self.given_space, name=name or "u", dtype=dtype)
         self.refill(function, values)
         return function

@@ -99,6 +99,10 @@ class Semidiscrete(ABC):
         G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
         """
 
+    @abstractmethod
+    def gram_matrix(self) -> PETSc.Mat:
+        """Return a new matrix, G of :meth:`gram_times`."""
+
     @property
     @abstractmethod
     def data_functions(self) -> list[Any]:
@@ -242,7 +246,7 @@ class Semidiscrete(ABC):
 
     @abstractmethod
     def function(self, values: Array, name: str | None = None) -> Any:
-        """Return values as the discretisation's own kind of function."""
+        """Return values as the discretisation's own kind of function, complex if the state or the values are."""
 
     @abstractmethod
     def refill(self, function: Any, values: Array) -> None:

@@ -1,5 +1,6 @@
 """Semidiscrete operator -> trajectory, and back."""
 
+from npde_fem.solve.eigen import Eigenmodes, eigenmodes
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
 from npde_fem.solve.restart import restore, save
@@ -25,6 +26,7 @@ __all__ = [
     "BackwardEuler",
     "Checkpoints",
     "CrankNicolson",
+    "Eigenmodes",
     "ForwardEuler",
     "ImplicitMidpoint",
     "Relaxation",
@@ -32,6 +34,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Strang",
+    "eigenmodes",
     "restore",
     "save",
     "scheme_named",
