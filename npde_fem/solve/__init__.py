@@ -1,6 +1,7 @@
 """Semidiscrete operator -> trajectory, and back."""
 
 from npde_fem.solve.eigen import Eigenmodes, eigenmodes
+from npde_fem.solve.ground import GroundState, ground_state
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
 from npde_fem.solve.restart import restore, save
@@ -28,6 +29,7 @@ __all__ = [
     "CrankNicolson",
     "Eigenmodes",
     "ForwardEuler",
+    "GroundState",
     "ImplicitMidpoint",
     "Relaxation",
     "Scheme",
@@ -35,6 +37,7 @@ __all__ = [
     "SolveError",
     "Strang",
     "eigenmodes",
+    "ground_state",
     "restore",
     "save",
     "scheme_named",

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.parallel import alike
 from npde_fem.solve.krylov import SymmetryTest
 
 import numpy as np
@@ -265,8 +264,10 @@ class _Pencil:
                 f"eigenmodes: {len(values)} of {n} modes converged; more may with PETSc options such as "
                 "-npde_eps_max_it 10000 or -npde_eps_ncv 100"
             )
-        found = np.array(values[:n]) + 0.0  # without negative zeros
-        residuals = np.array([self._residual(mu, mode, shift) for mu, mode in zip(found * self.factor, modes[:n])])
+        found: Complex = np.array(values[:n], dtype=np.complex128) + 0.0  # without negative zeros
+        residuals = np.array(
+            [self._residual(mu, mode, shift) for mu, mode in zip(found * self.factor, modes, strict=False)]
+        )
         return Eigenmodes(self.problem, found, self._values(found, modes[:n]), residuals)
 
     def _shift(self, target: complex) -> float:
@@ -523,7 +524,7 @@ def _without_conjugates(
     kept: list[tuple[complex, Complex]] = []
     for mu, vector in pairs:
         if abs(mu.imag) <= _SAME * max(abs(mu - shift), abs(mu)):
-            kept += [(mu.real + 0j, part + 0j) for part in (vector.real, vector.imag)]
+            kept += [(mu.real + 0j, part.astype(np.complex128)) for part in (vector.real, vector.imag)]
         elif mu.imag / factor > 0:
             kept.append((mu, vector))
     return kept
