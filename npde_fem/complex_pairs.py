@@ -95,7 +95,9 @@ def _is_zero(e: Expr) -> bool:
 
 
 def _square(pair: Pair) -> Expr:
-    return pair.real**2 if _is_zero(pair.imag) else pair.real**2 + pair.imag**2
+    # UFL takes no power of what has free indices, and its * would sum over them.
+    squares = [classes.Product(p, p) if p.ufl_free_indices else p**2 for p in pair if not _is_zero(p)]
+    return sum(squares[1:], squares[0]) if squares else pair.real
 
 
 def _times(a: Pair, b: Pair) -> Pair:
@@ -109,6 +111,11 @@ def _over(a: Pair, b: Pair) -> Pair:
         return Pair(a.real / b.real, a.imag / b.real)
     product, size = _times(a, Pair(b.real, -b.imag)), _square(b)
     return Pair(product.real / size, product.imag / size)
+
+
+def _conjugate(a: Expr, b: Expr) -> bool:
+    """Whether one of two expressions is written as the conjugate of the other."""
+    return any(isinstance(x, classes.Conj) and x.ufl_operands[0] == y for x, y in ((a, b), (b, a)))
 
 
 def _integer_power(base: Pair, n: int) -> Pair:
@@ -184,6 +191,8 @@ class _Splitter:
                 return Pair(parts[0].imag, _zero(e))
             case classes.Sum():
                 return Pair(parts[0].real + parts[1].real, parts[0].imag + parts[1].imag)
+            case classes.Product() if _conjugate(*e.ufl_operands):
+                return Pair(_square(parts[0]), _zero(e))
             case classes.Product():
                 return _times(*parts)
             case classes.Division():

@@ -82,12 +82,20 @@ def writing_on(domain: ufl.Mesh) -> Iterator[None]:
 
 def as_numbers(label: str, value: Value) -> np.ndarray:
     """Return a new float64 array of what is given, or raise TypeError if it is not made of numbers."""
+    if not callable(value) and np.iscomplexobj(value):
+        raise TypeError(f"{label}: complex values given; real ones allowed")
     try:
         if value is None:
             raise TypeError("None is no number")
-        if np.iscomplexobj(value):
-            raise TypeError("complex values, where real ones are needed")
         return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
+
+
+def as_complex(label: str, value: Value) -> np.ndarray:
+    """Return a new complex128 array of what is given, or raise TypeError if it is not made of numbers."""
+    try:
+        return np.array(value, dtype=np.complex128)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
 

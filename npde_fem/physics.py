@@ -7,6 +7,7 @@ from typing import Any
 
 from npde_fem.equation import NPDE, ComplexParameter, call
 
+import numpy as np
 import ufl
 
 __all__ = [
@@ -36,6 +37,14 @@ def _at(coefficient: Coefficient, x: Any, t: Any) -> Any:
     if callable(coefficient) and not isinstance(coefficient, ufl.core.expr.Expr):
         coefficient = call("coefficient", coefficient, (x, t))
     return coefficient.expression if isinstance(coefficient, ComplexParameter) else coefficient
+
+
+def _scalar(name: str, coefficient: Coefficient, x: Any, t: Any) -> Any:
+    value = _at(coefficient, x, t)
+    shape = value.ufl_shape if isinstance(value, ufl.core.expr.Expr) else np.shape(value)
+    if shape != ():
+        raise ValueError(f"{name} has shape {shape}; a scalar allowed")
+    return value
 
 
 def _diffuse(diffusion: Any, u: Any) -> Any:
@@ -205,7 +214,7 @@ def schrodinger(
     """
 
     def energy(psi: Any, x: Any, t: Any) -> Any:
-        return _at(potential, x, t) + _at(g, x, t) * abs(psi) ** 2
+        return _scalar("potential", potential, x, t) + _at(g, x, t) * abs(psi) ** 2
 
     def flow(psi: Any, x: Any, t: Any, dt: Any) -> Any:
         return psi * ufl.exp(-1j / _at(hbar, x, t) * dt * energy(psi, x, t + dt / 2))
@@ -249,7 +258,7 @@ def relaxed_schrodinger(
         return ufl.dot(d, ufl.grad(u))
 
     def source(u: Any, x: Any, t: Any) -> Any:
-        rotation = -1j / _at(hbar, x, t) * (_at(potential, x, t) + _at(g, x, t) * ufl.real(u[1]))
+        rotation = -1j / _at(hbar, x, t) * (_scalar("potential", potential, x, t) + _at(g, x, t) * ufl.real(u[1]))
         return ufl.as_vector([rotation * u[0], 0])
 
     def flow(u: Any, x: Any, t: Any, dt: Any) -> Any:
@@ -267,7 +276,9 @@ def helmholtz(wavenumber: Coefficient, index: Coefficient = 1.0, source: Coeffic
     """
     return NPDE(
         flux=lambda u, x, t: ufl.grad(u),
-        source=lambda u, x, t: (_at(wavenumber, x, t) * _at(index, x, t)) ** 2 * u + _at(source, x, t),
+        source=lambda u, x, t: (
+            (_at(wavenumber, x, t) * _scalar("index", index, x, t)) ** 2 * u + _scalar("source", source, x, t)
+        ),
         damping=0.0,
         dtype=complex,
         name="helmholtz",
@@ -283,7 +294,11 @@ def paraxial(wavenumber: Coefficient, index: Coefficient = 1.0, reference: Coeff
     """
 
     def phase(x: Any, z: Any) -> Any:
-        k, n, n0 = _at(wavenumber, x, z), _at(index, x, z), _at(reference, x, z)
+        k, n, n0 = (
+            _at(wavenumber, x, z),
+            _scalar("index", index, x, z),
+            _at(reference, x, z),
+        )
         return 1j * k / (2 * n0) * (n**2 - n0**2)
 
     return NPDE(
