@@ -11,6 +11,7 @@ from typing import Any
 
 from npde_fem.discretize import FD, FEM, PeriodicMesh, Semidiscrete
 from npde_fem.discretize.grid import GridFunction
+from npde_fem.discretize.real import new_function
 from npde_fem.parallel import alike
 
 import basix.ufl
@@ -86,14 +87,14 @@ class _OnMesh:
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
-            self._pairs = fem.Function(problem.space)
+            self._pairs = new_function(problem.space)
             mesh = problem.mesh.original if isinstance(problem.mesh, PeriodicMesh) else problem.mesh
             element = problem.space.ufl_element()
             if degree_one and element.degree > 1:
                 space = fem.functionspace(mesh, ("Lagrange", 1, shape))
             else:
                 space = problem.space if mesh is problem.mesh else fem.functionspace(mesh, element)
-        self.function = fem.Function(space, name="u")
+        self.function = new_function(space, "u")
 
     def take(self, u: Any) -> None:
         """Take over the values of ``u`` (collective)."""

@@ -274,6 +274,13 @@ def function_on_another_mesh(kit: Kit) -> None:
     kit.problem(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)))
 
 
+@case(TypeError, "flux", "complex128", "dtype=numpy.float64", of=FEM)
+def function_of_complex_values(kit: Kit) -> None:
+    space = kit.space()
+    own = dolfinx.fem.Function(space, dtype=np.complex128)
+    npde.FEM(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)), space)
+
+
 @case(ValueError, "Dirichlet value", "foreign function", of=FD)
 @case(ValueError, "Dirichlet value", "Coefficient", of=FEM)
 def coefficient_of_ones_own_in_boundary_data(kit: Kit) -> None:
@@ -851,6 +858,14 @@ def initial_array_with_unequal_periodic_sides(kit: Kit) -> None:
 def initial_function_on_another_grid(kit: Kit) -> None:
     other = npde.FD(npde.physics.heat(), kit.grid(shape=(9, 9)))
     kit.solve(u0=other.function(np.ones(other.n_owned)))
+
+
+@case(TypeError, "u0", "complex", "real", of=FEM)
+def initial_function_is_complex(kit: Kit) -> None:
+    problem = kit.problem()
+    u0 = dolfinx.fem.Function(problem.space, dtype=np.complex128)
+    u0.x.array[:] = 1 + 1j * kit.chosen
+    npde.solve(problem, u0, t=(0, 1), dt=0.1, observe=_no_work)
 
 
 @case(ValueError, "u0", "another mesh", of=FEM)

@@ -9,6 +9,7 @@ import ufl
 from mpi4py import MPI
 
 COMM = MPI.COMM_WORLD
+pytestmark = pytest.mark.real_scalars("MUMPS's count of eigenvalues")
 EDGE = [npde.Dirichlet(0.0)]
 
 

@@ -20,6 +20,7 @@ from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
+from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -137,7 +138,7 @@ class FEM(Semidiscrete):
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
-        self._u = fem.Function(space)
+        self._u = new_function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
         self._step = fem.Constant(self.mesh, 0.0)
         self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
@@ -235,6 +236,11 @@ class FEM(Semidiscrete):
                     "on the same mesh, allowed"
                     + (", made by periodic_mesh beforehand" if isinstance(self.mesh, PeriodicMesh) else "")
                 )
+            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
+                raise TypeError(
+                    f"{label} contains {str(terminal)!r}, of {np.dtype(terminal.dtype)} values; a Parameter, or a "
+                    "DOLFINx function made with dtype=numpy.float64, allowed"
+                )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
                 self._data_functions.append(terminal)
@@ -249,38 +255,26 @@ class FEM(Semidiscrete):
             raise ValueError(
                 f"Parameter {parameter.name!r}: field={parameter.element!r} is no element on this mesh: {error}"
             ) from error
-        function = fem.Function(space, name=parameter.name)
-        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
+        function = new_function(space, parameter.name)
+        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space)
         with alike(self.comm):
             parameter.check(function.x.array)
         function.x.scatter_forward()
         return function
 
-    def _values(self, label: str, data: Any, space: fem.FunctionSpace, like: fem.Function) -> Array:
+    def _values(self, label: str, data: Any, space: fem.FunctionSpace) -> Array:
         """Values of all local dofs of a space from a number, callable, array of owned values, or Function."""
         shape, bs = tuple(space.value_shape), space.dofmap.index_map_bs
-        out = np.zeros_like(like.x.array)
-        owned = space.dofmap.index_map.size_local * bs
-        if isinstance(data, fem.Function):
-            if data.function_space == space:
-                out[:] = data.x.array
-            else:
-                mesh = self.mesh
-                try:
-                    if isinstance(mesh, PeriodicMesh) and data.function_space.mesh is mesh.original:
-                        mesh.carry(data, like)
-                    else:
-                        like.interpolate(data)
-                except RuntimeError as error:
-                    raise ValueError(
-                        f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
-                        f"mesh and shape {shape} allowed"
-                    ) from error
-                out[:] = like.x.array
+        index_map = space.dofmap.index_map
+        owned = index_map.size_local * bs
+        out = np.zeros(owned + index_map.num_ghosts * bs)
+        given = self._values_of_function(label, data, space) if isinstance(data, fem.Function) else None
         with alike(self.comm):
-            if callable(data) and not isinstance(data, fem.Function):
+            if given is not None:
+                out[:] = real_values(label, given)
+            elif callable(data):
                 out[:] = evaluate_callable(label, data, self._points(space).T, shape).reshape(-1)
-            elif not isinstance(data, fem.Function):
+            else:
                 array = as_numbers(label, data)
                 if array.shape in {(), shape}:
                     out[:] = np.broadcast_to(array, (out.size // bs, *shape)).reshape(-1)
@@ -293,6 +287,23 @@ class FEM(Semidiscrete):
                     )
             finite(label, out)
         return out
+
+    def _values_of_function(self, label: str, function: fem.Function, space: fem.FunctionSpace) -> npt.NDArray[Any]:
+        """Values, of its own type, that a function has at all local dofs of a space."""
+        if function.function_space == space:
+            return function.x.array
+        made, mesh = fem.Function(space, dtype=function.dtype), self.mesh
+        try:
+            if isinstance(mesh, PeriodicMesh) and function.function_space.mesh is mesh.original:
+                mesh.carry(function, made)
+            else:
+                made.interpolate(function)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{label}: a function on another mesh or of another shape given ({error}); the problem's mesh and "
+                f"shape {tuple(space.value_shape)} allowed"
+            ) from error
+        return made.x.array
 
     def _points(self, space: fem.FunctionSpace) -> Array:
         """Coordinates of all local dofs of a space, shape (n, 3)."""
@@ -420,7 +431,7 @@ class FEM(Semidiscrete):
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
-        return Packed(fem.form(form, jit_options=form_options()))
+        return Packed(compiled(form))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
@@ -439,14 +450,14 @@ class FEM(Semidiscrete):
         fdim = self.mesh.topology.dim - 1
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
-            values = fem.Function(self.space)
+            values = new_function(self.space)
             blocks = fem.locate_dofs_topological(self.space, fdim, facets)
             condition = fem.dirichletbc(values, blocks)
             dofs = (blocks[:, None] * bs + np.arange(bs)).ravel().astype(np.int32)
             value_dofs = dofs
         else:
             sub = self.space.sub(component)
-            values = fem.Function(sub.collapse()[0])
+            values = new_function(sub.collapse()[0])
             pairs = fem.locate_dofs_topological((sub, values.function_space), fdim, facets)
             condition = fem.dirichletbc(values, pairs, sub)
             dofs, value_dofs = pairs
@@ -573,21 +584,17 @@ class FEM(Semidiscrete):
             return self.interpolate(u0.value, t)
         if self.equation.is_complex:
             return self._complex_values(u0)
-        return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+        return self._values("u0", u0, self.space)[: self.n_owned].copy()
 
     def _complex_values(self, u0: Any) -> Array:
         """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
-        function = fem.Function(self.given_space, dtype=np.complex128)
         if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
-            return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+            return self._values("u0", u0, self.space)[: self.n_owned].copy()
         if isinstance(u0, fem.Function):
-            parts = [fem.Function(self.given_space, dtype=np.float64) for _ in range(2)]
-            for part, take in zip(parts, (np.real, np.imag), strict=True):
-                source = fem.Function(u0.function_space, dtype=np.float64)
-                source.x.array[:] = take(u0.x.array)
-                part.x.array[:] = self._values("u0", source, self.given_space, part)
-            function.x.array[:] = parts[0].x.array + 1j * parts[1].x.array
-            return function.x.array[: self.n_owned // 2].view(np.float64).copy()
+            values = self._values_of_function("u0", u0, self.given_space)[: self.n_owned // 2]
+            with alike(self.comm):
+                finite("u0", values)
+            return values.astype(np.complex128).view(np.float64)
         x = self.coordinates().T
         with alike(self.comm):
             return complex_values("u0", u0, x, self.equation.shape)
@@ -805,8 +812,11 @@ class FEM(Semidiscrete):
     def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
         """Return values as a DOLFINx function in the space given, complex if the state or they are; or of pairs."""
         whole = self.equation.is_complex and not pairs
-        space, dtype = self.given_space if whole else self.space, np.complex128 if whole else values.dtype
-        function = fem.Function(space, name=name or "u", dtype=dtype)
+        if whole or np.iscomplexobj(values):
+            space = self.given_space if whole else self.space
+            function = fem.Function(space, name=name or "u", dtype=np.complex128)
+        else:
+            function = new_function(self.space, name or "u")
         self.refill(function, values)
         return function
 
@@ -831,7 +841,7 @@ class FEM(Semidiscrete):
             return np.tile(constant, self.n_owned // constant.size)
         expression = self.compile_expression(data, points)
         self._t.value = t
-        found = fem.Function(self.space)
+        found = new_function(self.space)
         found.interpolate(expression)
         return found.x.array[: self.n_owned].copy()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import new_function
 from npde_fem.discretize.scalar import lower
 from npde_fem.discretize.semidiscrete import Array, Term
 from npde_fem.equation import Parameter
@@ -48,7 +49,7 @@ class _Symbols:
             return ufl.FunctionSpace(domain, basix.ufl.real_element(cell, value_shape=shape))
 
         self.stand_ins = {name: ufl.Coefficient(constant_space(c.ufl_shape)) for name, c in self.numbers.items()}
-        self.field_directions = {name: fem.Function(f.function_space) for name, f in self.fields.items()}
+        self.field_directions = {name: new_function(f.function_space) for name, f in self.fields.items()}
         self.number_directions = {name: fem.Constant(mesh, np.zeros(c.ufl_shape)) for name, c in self.numbers.items()}
         self.sizes = {name: int(np.prod(c.ufl_shape, dtype=int)) for name, c in self.numbers.items()}
         self.number_space: fem.FunctionSpace | None = None
@@ -209,7 +210,7 @@ class FEMLinearised(Linearised):
         self.symbols = _Symbols(problem, self.controls)
         self.collector = _Collector(problem.comm, self.symbols)
         self.u = problem.state_function
-        self.direction, self.adjoint = fem.Function(problem.space), fem.Function(problem.space)
+        self.direction, self.adjoint = new_function(problem.space), new_function(problem.space)
         self._vector = la.vector(problem.space.dofmap.index_map, problem.space.dofmap.index_map_bs)
         self._work = np.zeros(problem.n_owned)
         self._functionals: dict[Term, _Functional] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import values_in
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ class Mass:
         """Write ``M values``, or that of its transpose, into ``out``."""
         self._x.array[:] = values
         (self._matrix.multTranspose if transposed else self._matrix.mult)(self._x, self._y)
-        out[:] = self._y.array_r
+        out[:] = values_in(self._y)
 
     def solve(self, values: Array, out: Array, transposed: bool = False) -> bool:
         """Write the solution of ``M out = values``, or of the transpose's, into ``out``; False if NaN is met.
@@ -122,5 +123,5 @@ class Mass:
                 f"the solve with the mass matrix did not converge (KSP reason {reason}); its solver is set by PETSc "
                 "options such as -npde_mass_ksp_type"
             )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
         return True

@@ -221,6 +221,12 @@ def _check_layout(problem: Semidiscrete, label: str, function: Any, parameter: P
         )
 
 
+def _is_complex_state(problem: Semidiscrete, function: Any) -> bool:
+    """Whether a function holds a complex state, not its real pairs as on the tape; there it is data like an array."""
+    values = function.x.array if is_function(function) else as_array(function)
+    return problem.equation.is_complex and np.iscomplexobj(values) and not problem.has_layout(function)
+
+
 class SolveOperation(Operation):
     """One solve on the tape."""
 
@@ -235,7 +241,7 @@ class SolveOperation(Operation):
     ) -> None:
         super().__init__()
         self._problem, self._arguments, self._u0 = problem, arguments, u0
-        taped = isinstance(u0, OverloadedType) and not np.iscomplexobj(as_array(u0))
+        taped = isinstance(u0, OverloadedType) and not _is_complex_state(problem, u0)
         if taped:
             _check_layout(problem, "u0", u0)
         elif not isinstance(u0, Initial):

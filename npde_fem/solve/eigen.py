@@ -93,7 +93,7 @@ def eigenmodes(
     Of two conjugate modes of a real equation, that with ``Im lambda > 0`` stands for both.
 
     Solver options have the prefix ``npde_``: ``-npde_eps_tol``, ``-npde_eps_ncv``, ``-npde_st_pc_type``, ... PETSc must
-    have MUMPS.
+    have real scalars and MUMPS.
 
     Parameters
     ----------
@@ -118,8 +118,10 @@ def eigenmodes(
         If ``n`` is not positive or above the number of unknowns, the equation is nonlinear or depends on time and
         ``at`` or ``t`` is not given, the target is not on the axis of the real shifts, or the equation has inertia.
     RuntimeError
-        If fewer than ``n`` modes converge.
+        If fewer than ``n`` modes converge, or PETSc has complex scalars: MUMPS then counts no eigenvalues.
     """
+    if np.issubdtype(PETSc.ScalarType, np.complexfloating):
+        raise RuntimeError("eigenmodes: PETSc has complex scalars here; a build with real ones is needed")
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"eigenmodes: problem must be FEM or FD, not {type(problem).__name__}")
     n = _checked_number(problem, n)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import NPDE
 from npde_fem.solve.newton import Newton
@@ -221,7 +222,7 @@ class _Flow:
         np.divide(self.mass, stays, out=self.b)
         if not self.newton.solve(0.0, self.b, tau / stays, values, float(np.sqrt(self._dot(self.b, self.b)))):
             return None
-        tried = np.array(self.newton.x.array_r)
+        tried = np.array(values_in(self.newton.x))
         if self._dot(tried, self.mass) <= 0:
             return None
         return tried / self._norm(tried)

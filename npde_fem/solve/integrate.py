@@ -417,7 +417,7 @@ def _solve_stationary(
                 f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
             )
             raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
-        found = np.array(newton.x.array_r)
+        found = newton.found.copy()
         if recorder is not None:
             recorder.begin(None, 0.0, values, 1)
             recorder.stationary(found)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, Self
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.parallel import warn_once
 
@@ -206,7 +207,7 @@ class LinearSolver(Lent):
         """Write ``A^T values`` into ``out``; constrained dofs are left as they are in ``values``."""
         self._x.array[:] = values
         (self._matrix.mult if self._symmetric else self._matrix.multTranspose)(self._x, self._b)
-        out[:] = self._b.array_r
+        out[:] = values_in(self._b)
 
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess.
@@ -227,7 +228,7 @@ class LinearSolver(Lent):
                     f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
                     f"(KSP reason {self._ksp.getConvergedReason()})"
                 )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
 
     def _run(self, transposed: bool) -> bool:
         # PREONLY takes no guess.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import weakref
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.solve.krylov import Lent, SymmetryTest, option_given, set_method, use_lu
 
@@ -120,7 +121,7 @@ class Newton(Lent):
 
     def _residual(self, snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
         begun = time.perf_counter()
-        values = x.array_r
+        values = values_in(x)
         self.evaluate(self._t, values)
         out = f.array
         if self.stationary:
@@ -150,7 +151,7 @@ class Newton(Lent):
         iteration = snes.getIterationNumber()
         if not self._stale and not (self._with_state and iteration >= _CHORD_ITERATIONS):
             return
-        self._assemble(x.array_r)
+        self._assemble(values_in(x))
 
     def _assemble(self, values: Array) -> None:
         begun = time.perf_counter()
@@ -171,8 +172,13 @@ class Newton(Lent):
         self._assembled_for = (self._w, self._t)
         self.assembly_seconds += time.perf_counter() - begun
 
+    @property
+    def found(self) -> Array:
+        """A view of the state that :meth:`solve` found, values."""
+        return values_in(self.x)
+
     def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
-        """Solve for the state; the result is in :attr:`x`.
+        """Solve for the state; the result is in :attr:`found`.
 
         Parameters
         ----------

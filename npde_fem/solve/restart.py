@@ -17,6 +17,9 @@ __all__ = ["read_values", "restore", "save", "write_values"]
 _VECTOR = 1211214
 """PETSc's mark of a vector, the first integer of the file (VEC_FILE_CLASSID, petscvec.h); the second is its length."""
 
+_SCALARS = (">f8", ">c16")
+"""What a PETSc writes, by its build; all numbers here are real, so that a file of either can be read."""
+
 
 def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     """Write the values of a state to one PETSc binary file, all ranks together (collective).
@@ -82,26 +85,29 @@ def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
     with alike(comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
-        integers = np.dtype(PETSc.IntType).newbyteorder(">")
-        header = np.fromfile(path, dtype=integers, count=2)
-        if header.size < 2 or header[0] != _VECTOR:
-            raise ValueError(f"{path} is no saved state, or not whole")
-        first = header.nbytes + 8 * int(header[1])
-        second = np.fromfile(path, dtype=integers, count=2, offset=min(first, path.stat().st_size))
-        if second.size < 2 or path.stat().st_size != first + second.nbytes + 8 * int(second[1]):
-            raise ValueError(f"{path} is no saved state, or not whole")
-        if header[1] != sum(owns):
-            raise ValueError(f"{path} holds {header[1]} values; {sum(owns)} are needed")
-        owned = np.fromfile(path, dtype=">f8", offset=first + second.nbytes).astype(int).tolist()
-    if owned != owns:
-        raise ValueError(
-            f"{path} was saved on {len(owned)} ranks that owned {owned} values; it can be read back on the same ranks "
-            f"only, here are {comm.size}"
-        )
-    vector = PETSc.Vec().createMPI((n_owned, None), comm=comm)
-    viewer = PETSc.Viewer().createBinary(str(path), "r", comm=comm)
-    vector.load(viewer)
-    values = np.array(vector.array_r)
-    viewer.destroy()
-    vector.destroy()
-    return values
+        kind, start, length, shares = _contents(path)
+        if length != sum(owns):
+            raise ValueError(f"{path} holds {length} values; {sum(owns)} are needed")
+        if shares != owns:
+            raise ValueError(
+                f"{path} was saved on {len(shares)} ranks that owned {shares} values; it can be read back on the same "
+                f"ranks only, here are {comm.size}"
+            )
+        first = start + kind.itemsize * sum(owns[: comm.rank])
+        return np.fromfile(path, dtype=kind, count=n_owned, offset=first).real.astype(np.float64)
+
+
+def _contents(path: Path) -> tuple[np.dtype, int, int, list[int]]:
+    """Return what numbers a file consists of, where the first one stands, how many there are, and each rank's share."""
+    integers, size = np.dtype(PETSc.IntType).newbyteorder(">"), path.stat().st_size
+    header = np.fromfile(path, dtype=integers, count=2)
+    if header.size == 2 and header[0] == _VECTOR:
+        for kind in map(np.dtype, _SCALARS):
+            second = header.nbytes + kind.itemsize * int(header[1])
+            shares = np.fromfile(path, dtype=integers, count=2, offset=min(second, size))
+            if shares.size == 2 and shares[0] == _VECTOR:
+                last = second + shares.nbytes
+                if size == last + kind.itemsize * int(shares[1]):
+                    owned = np.fromfile(path, dtype=kind, offset=last).real.astype(int).tolist()
+                    return kind, header.nbytes, int(header[1]), owned
+    raise ValueError(f"{path} is no saved state, or not whole")

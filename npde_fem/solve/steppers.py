@@ -198,7 +198,7 @@ class ImplicitStepper:
                     f"scale {scale:.3e})"
                 )
                 return False
-            self._u[i + 1][:] = newton.x.array_r
+            self._u[i + 1][:] = newton.found
             before = now
         return True
 
