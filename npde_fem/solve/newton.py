@@ -25,6 +25,8 @@ _TOLERANCE = 1e-10
 # it; then iterations end by their own size, each being much smaller than the one before.
 _CONSERVING, _SMALL_STEP = 1e-13, 1e-12
 _CHORD_ITERATIONS = 3
+# Steps are differences of times: equal ones differ by this much.
+_ROUND_OFF = 1e-12
 
 
 class Newton(Lent):
@@ -202,7 +204,7 @@ class Newton(Lent):
         self._prescribed = guess[self.problem.constrained]
         if (
             self._assembled_for is None
-            or self._assembled_for[0] != w
+            or abs(self._assembled_for[0] - w) > _ROUND_OFF * abs(w)
             or (self._with_time and self._assembled_for[1] != t)
         ):
             self._stale = True
