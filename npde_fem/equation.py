@@ -621,6 +621,32 @@ class NPDE:
             raise ValueError(f"{label} is complex; a real one allowed: abs(u) ** 2, ufl.real(...) or ufl.imag(...)")
         return real
 
+    def rotated(self, factor: complex) -> NPDE:
+        """Return a complex equation, without flow, whose flux and source are ``factor`` times this one's.
+
+        With -i it is the equation in imaginary time, ``t = -i tau``.
+
+        Raises
+        ------
+        ValueError
+            If the equation is real.
+        """
+        if not self.is_complex:
+            raise ValueError(f"equation {self.name!r} is real; a complex one allowed")
+
+        def times(term: Callable | None) -> Callable | None:
+            return None if term is None else lambda u, x, t: factor * call("term", term, (u, x, t))
+
+        return NPDE(
+            flux=times(self.flux),
+            source=times(self.source),
+            damping=self.damping,
+            inertia=self.inertia,
+            components=self.components,
+            dtype=complex,
+            name=f"rotated {self.name}",
+        )
+
     def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
         """Return the same equation, without its flow, with ``extra(u, x, t)`` added to its source."""
         old = self.source

@@ -26,6 +26,7 @@ __all__ = [
     "reaction_diffusion",
     "relaxed_schrodinger",
     "schrodinger",
+    "schrodinger_energy",
     "telegraph",
     "wave",
 ]
@@ -254,6 +255,21 @@ def schrodinger(
         dtype=complex,
         name="schrodinger",
     )
+
+
+def schrodinger_energy(
+    potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 0.0
+) -> Callable:
+    """Return the density of the energy that :func:`schrodinger` conserves, a callable ``(psi, x, t)`` to integrate.
+
+    ``hbar^2 / (2 m) |grad psi|^2 + V |psi|^2 + g / 2 |psi|^4``, with the real part of V.
+    """
+
+    def density(psi: Any, x: Any, t: Any) -> Any:
+        kinetic = _at(hbar, x, t) ** 2 / (2 * _at(mass, x, t)) * ufl.real(ufl.inner(ufl.grad(psi), ufl.grad(psi)))
+        return kinetic + ufl.real(_at(potential, x, t) * abs(psi) ** 2) + _at(g, x, t) / 2 * abs(psi) ** 4
+
+    return density
 
 
 def relaxed_schrodinger(

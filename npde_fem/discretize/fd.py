@@ -746,6 +746,15 @@ class FD(Semidiscrete):
     def gram_times(self, values: Array, out: Array) -> None:
         np.multiply(values.reshape(-1, self.components), self.volumes[:, None], out=out.reshape(-1, self.components))
 
+    def gram_matrix(self) -> PETSc.Mat:
+        matrix = self.new_matrix()
+        diagonal = matrix.createVecRight()
+        diagonal.array[:] = np.repeat(self.volumes, self.components)
+        matrix.zeroEntries()
+        matrix.setDiagonal(diagonal)
+        diagonal.destroy()
+        return matrix
+
     def solve_mass(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> bool:

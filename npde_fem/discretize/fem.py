@@ -920,6 +920,9 @@ class FEM(Semidiscrete):
     def gram_times(self, values: Array, out: Array) -> None:
         self._gram.times(values, out)
 
+    def gram_matrix(self) -> PETSc.Mat:
+        return self._gram.copied()
+
     def solve_mass(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> bool:
@@ -1030,9 +1033,11 @@ class FEM(Semidiscrete):
         return FEMLinearised(self, controls)
 
     def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
-        """Return values as a DOLFINx function in the space given, complex if the state is; or in that of pairs."""
-        if self.equation.is_complex and not pairs:
-            function = fem.Function(self.given_space, name=name or "u", dtype=np.complex128)
+        """Return values as a DOLFINx function in the space given, complex if the state or they are; or of pairs."""
+        whole = self.equation.is_complex and not pairs
+        if whole or np.iscomplexobj(values):
+            space = self.given_space if whole else self.space
+            function = fem.Function(space, name=name or "u", dtype=np.complex128)
         else:
             function = new_function(self.space, name or "u")
         self.refill(function, values)

@@ -120,6 +120,10 @@ class Mass:
             self._free.destroy()
             self._free = None
 
+    def copied(self) -> PETSc.Mat:
+        """Return a copy of M."""
+        return self._matrix.copy()
+
     def times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write ``M values``, or that of its transpose, into ``out``."""
         self._x.array[:] = values

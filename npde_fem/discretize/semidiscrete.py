@@ -119,6 +119,10 @@ class Semidiscrete(ABC):
         G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
         """
 
+    @abstractmethod
+    def gram_matrix(self) -> PETSc.Mat:
+        """Return a new matrix, G of :meth:`gram_times`."""
+
     @property
     @abstractmethod
     def data_functions(self) -> list[Any]:
@@ -319,7 +323,7 @@ class Semidiscrete(ABC):
 
     @abstractmethod
     def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> Any:
-        """Return values as the discretisation's own kind of function, complex if the state is.
+        """Return values as the discretisation's own kind of function, complex if the state or the values are.
 
         With ``pairs`` a complex state becomes a real function of twice as many components.
         """

@@ -1,5 +1,7 @@
 """Semidiscrete operator -> trajectory, and back."""
 
+from npde_fem.solve.eigen import Eigenmodes, eigenmodes
+from npde_fem.solve.ground import GroundState, ground_state
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
 from npde_fem.solve.restart import restore, save
@@ -27,7 +29,9 @@ __all__ = [
     "BackwardEuler",
     "Checkpoints",
     "CrankNicolson",
+    "Eigenmodes",
     "ForwardEuler",
+    "GroundState",
     "ImplicitMidpoint",
     "Leapfrog",
     "Newmark",
@@ -36,6 +40,8 @@ __all__ = [
     "Solution",
     "SolveError",
     "Strang",
+    "eigenmodes",
+    "ground_state",
     "restore",
     "save",
     "scheme_named",

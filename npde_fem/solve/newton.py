@@ -23,7 +23,11 @@ from petsc4py import PETSc
 __all__ = ["Newton"]
 
 _TOLERANCE = 1e-10
+# Of complex states: norms that schemes conserve drift by this much a step. Round-off of stiff equations may lie above
+# it; then iterations end by their own size, each being much smaller than the one before.
+_CONSERVING, _SMALL_STEP = 1e-13, 1e-12
 _CHORD_ITERATIONS = 3
+# Steps are differences of times: equal ones differ by this much.
 
 
 class Newton(Lent):
@@ -92,7 +96,10 @@ class Newton(Lent):
         snes.getLineSearch().setType(search)
         # A stationary solve may begin at its solution: no residual to reduce, or none beyond round-off.
         atol, stol = (np.finfo(float).tiny, _TOLERANCE) if self.stationary else (0.0, 0.0)
-        snes.setTolerances(rtol=_TOLERANCE, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
+        rtol = _TOLERANCE
+        if self.problem.equation.is_complex and not self.stationary:
+            rtol, stol = _CONSERVING, _SMALL_STEP
+        snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
         # A Newton correction needs few digits, a linear solve all; the absolute tolerance, set a step, ends both.
         snes.ksp.setTolerances(rtol=1e-4 if self._with_state else 1e-12, max_it=10_000)
         self.snes = snes
