@@ -462,6 +462,10 @@ class NPDE:
         Shape of the state as its values are: ``()`` for one component, ``(m,)`` for more.
     state_components, state_shape
         Number and shape of the real components that carry it.
+    waves
+        Callable ``(x, t)``: the wavenumber of the waves that a mesh must resolve, UFL; None if there are none.
+    shifted
+        Callable ``(beta)``: the equation with its waves absorbed, for preconditioners; None if there is none.
 
     Raises
     ------
@@ -492,6 +496,8 @@ class NPDE:
             raise ValueError(f"dtype: float or complex allowed, {dtype!r} given")
         self.flux, self.source, self.damping, self.inertia, self.flow = flux, source, damping, inertia, flow
         self.components, self.dtype, self.name = int(components), dtype, name
+        self.waves: Callable | None = None
+        self.shifted: Callable[[float], NPDE] | None = None
 
     @property
     def is_complex(self) -> bool:
