@@ -111,6 +111,11 @@ def _over(a: Pair, b: Pair) -> Pair:
     return Pair(product.real / size, product.imag / size)
 
 
+def _conjugate(a: Expr, b: Expr) -> bool:
+    """Whether one of two expressions is written as the conjugate of the other."""
+    return any(isinstance(x, classes.Conj) and x.ufl_operands[0] == y for x, y in ((a, b), (b, a)))
+
+
 def _integer_power(base: Pair, n: int) -> Pair:
     if n < 0:
         return _over(Pair(ufl.as_ufl(1), ufl.as_ufl(0)), _integer_power(base, -n))
@@ -184,6 +189,8 @@ class _Splitter:
                 return Pair(parts[0].imag, _zero(e))
             case classes.Sum():
                 return Pair(parts[0].real + parts[1].real, parts[0].imag + parts[1].imag)
+            case classes.Product() if _conjugate(*e.ufl_operands):
+                return Pair(_square(parts[0]), _zero(e))
             case classes.Product():
                 return _times(*parts)
             case classes.Division():

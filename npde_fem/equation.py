@@ -82,12 +82,20 @@ def writing_on(domain: ufl.Mesh) -> Iterator[None]:
 
 def as_numbers(label: str, value: Value) -> np.ndarray:
     """Return a new float64 array of what is given, or raise TypeError if it is not made of numbers."""
+    if not callable(value) and np.iscomplexobj(value):
+        raise TypeError(f"{label}: complex values given; real ones allowed")
     try:
         if value is None:
             raise TypeError("None is no number")
-        if np.iscomplexobj(value):
-            raise TypeError("complex values, where real ones are needed")
         return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
+
+
+def as_complex(label: str, value: Value) -> np.ndarray:
+    """Return a new complex128 array of what is given, or raise TypeError if it is not made of numbers."""
+    try:
+        return np.array(value, dtype=np.complex128)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
 
@@ -465,7 +473,7 @@ class NPDE:
     waves
         Callable ``(x, t)``: the wavenumber of the waves that a mesh must resolve, UFL; None if there are none.
     shifted
-        Callable ``(beta)``: the equation with its waves absorbed, for preconditioners; None if there is none.
+        Callable ``(beta)``: the equation with its waves absorbed, for a preconditioner; None if there is none.
 
     Raises
     ------
@@ -619,7 +627,7 @@ class NPDE:
         def source(u: Expr, x: Expr, t: Expr) -> Expr:
             return extra(u, x, t) if old is None else old(u, x, t) + extra(u, x, t)
 
-        return NPDE(
+        result = NPDE(
             flux=self.flux,
             source=source,
             damping=self.damping,
@@ -628,6 +636,8 @@ class NPDE:
             dtype=self.dtype,
             name=name or self.name,
         )
+        result.waves, result.shifted = self.waves, self.shifted
+        return result
 
 
 def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ...]]) -> Expr:

@@ -8,6 +8,7 @@ from typing import Any
 from npde_fem.equation import NPDE, ComplexParameter, call
 from npde_fem.pml import PML
 
+import numpy as np
 import ufl
 
 __all__ = [
@@ -37,6 +38,14 @@ def _at(coefficient: Coefficient, x: Any, t: Any) -> Any:
     if callable(coefficient) and not isinstance(coefficient, ufl.core.expr.Expr):
         coefficient = call("coefficient", coefficient, (x, t))
     return coefficient.expression if isinstance(coefficient, ComplexParameter) else coefficient
+
+
+def _scalar(name: str, coefficient: Coefficient, x: Any, t: Any) -> Any:
+    value = _at(coefficient, x, t)
+    shape = value.ufl_shape if isinstance(value, ufl.core.expr.Expr) else np.shape(value)
+    if shape != ():
+        raise ValueError(f"{name} has shape {shape}; a scalar allowed")
+    return value
 
 
 def _diffuse(diffusion: Any, u: Any) -> Any:
@@ -206,7 +215,7 @@ def schrodinger(
     """
 
     def energy(psi: Any, x: Any, t: Any) -> Any:
-        return _at(potential, x, t) + _at(g, x, t) * abs(psi) ** 2
+        return _scalar("potential", potential, x, t) + _at(g, x, t) * abs(psi) ** 2
 
     def flow(psi: Any, x: Any, t: Any, dt: Any) -> Any:
         return psi * ufl.exp(-1j / _at(hbar, x, t) * dt * energy(psi, x, t + dt / 2))
@@ -235,7 +244,7 @@ def relaxed_schrodinger(
         return ufl.dot(d, ufl.grad(u))
 
     def source(u: Any, x: Any, t: Any) -> Any:
-        rotation = -1j / _at(hbar, x, t) * (_at(potential, x, t) + _at(g, x, t) * ufl.real(u[1]))
+        rotation = -1j / _at(hbar, x, t) * (_scalar("potential", potential, x, t) + _at(g, x, t) * ufl.real(u[1]))
         return ufl.as_vector([rotation * u[0], 0])
 
     def flow(u: Any, x: Any, t: Any, dt: Any) -> Any:
@@ -255,7 +264,7 @@ def helmholtz(
 
         0 = div(L grad u) + J (k^2 n^2 u + s),   J = prod s_a,   L = J diag(1 / s_a^2).
 
-    Its shifted sibling has k^2 (1 + i beta) in the place of k^2, but not in the layer.
+    Its shifted sibling has k^2 (1 + i beta) in the place of k^2; the stretching keeps its k.
     """
 
     def flux(u: Any, x: Any, t: Any) -> Any:
@@ -266,11 +275,11 @@ def helmholtz(
         return ufl.as_vector([whole / s**2 * u.dx(a) for a, s in enumerate(stretch)])
 
     def wave(x: Any, t: Any) -> Any:
-        return _at(wavenumber, x, t) * _at(index, x, t)
+        return _at(wavenumber, x, t) * _scalar("index", index, x, t)
 
     def at_shift(shift: complex) -> NPDE:
         def sources(u: Any, x: Any, t: Any) -> Any:
-            terms = (1 + shift) * wave(x, t) ** 2 * u + _at(source, x, t)
+            terms = (1 + shift) * wave(x, t) ** 2 * u + _scalar("source", source, x, t)
             return terms if pml is None else _product(pml.stretching(x, _at(wavenumber, x, t))) * terms
 
         return NPDE(flux=flux, source=sources, damping=0.0, dtype=complex, name="helmholtz")
@@ -335,7 +344,11 @@ def paraxial(wavenumber: Coefficient, index: Coefficient = 1.0, reference: Coeff
     """
 
     def phase(x: Any, z: Any) -> Any:
-        k, n, n0 = _at(wavenumber, x, z), _at(index, x, z), _at(reference, x, z)
+        k, n, n0 = (
+            _at(wavenumber, x, z),
+            _scalar("index", index, x, z),
+            _at(reference, x, z),
+        )
         return 1j * k / (2 * n0) * (n**2 - n0**2)
 
     return NPDE(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from npde_fem.equation import as_complex
 from npde_fem.parallel import Refused, alike
 
 import numpy as np
@@ -50,7 +51,7 @@ def evaluate_callable(
     try:
         values = np.asarray(function(x))
         if dtype is float and np.iscomplexobj(values):
-            raise TypeError("it returned complex values, where real ones are needed")
+            raise TypeError("it returned complex values; real ones allowed")
         values = values.astype(dtype)
     except Exception as error:
         raise TypeError(
@@ -95,11 +96,8 @@ def complex_values(
     size = n * int(np.prod(shape, dtype=int))
     if callable(data):
         return evaluate_callable(label, data, x, shape, complex).reshape(-1).view(np.float64)
-    try:
-        array = np.array(data, dtype=np.complex128)
-        pairs = None if np.iscomplexobj(data) else np.asarray(data, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{label}: a number or an array of numbers allowed, {data!r} given ({error})") from error
+    array = as_complex(label, data)
+    pairs = None if np.iscomplexobj(data) else array.real
     finite(label, array)
     if array.shape in {(), shape}:
         return np.broadcast_to(array, (n, *shape)).reshape(-1).copy().view(np.float64)

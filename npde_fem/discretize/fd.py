@@ -583,7 +583,6 @@ class FD(Semidiscrete):
 
     @cached_property
     def flow_data(self) -> Expr:
-        """The flow of the source over the step ``symbols.dt``, lowered, parameters bound."""
         s = self.symbols
         return self._meet("flow", self.equation.write_flow(self._ufl_domain, s.u, s.x, s.t, s.dt))
 
@@ -800,12 +799,11 @@ class FD(Semidiscrete):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
 
-    def function(self, values: Array, name: str | None = None) -> GridFunction:
-        """Return values as a :class:`GridFunction`, complex if the state is."""
-        owned = values.copy()
-        if self.equation.is_complex:
-            owned = owned.view(np.complex128)
-        return GridFunction(self.layout, owned, self.equation.components, name or "u")
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> GridFunction:
+        """Return values as a :class:`GridFunction`, complex if the state is; or as real pairs."""
+        if self.equation.is_complex and not pairs:
+            return GridFunction(self.layout, values.view(np.complex128).copy(), self.equation.components, name or "u")
+        return GridFunction(self.layout, values.copy(), self.components, name or "u")
 
     def inside(self, ghosted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether points, given by their index in a ghosted array, belong to the mask; all do without one."""
@@ -847,7 +845,7 @@ class FD(Semidiscrete):
         return float(np.sqrt(self.comm.allreduce(square))), float(self.comm.allreduce(largest, op=MPI.MAX))
 
     def refill(self, function: GridFunction, values: Array) -> None:
-        function.values[:] = values.view(np.complex128) if self.equation.is_complex else values
+        function.values[:] = values.view(function.values.dtype)
 
     def coordinates(self) -> Array:
         return np.ascontiguousarray(self.layout.coordinates().T)

@@ -314,15 +314,15 @@ class Halo:
 class GridFunction(Taped):
     """A function on a grid, one value (or ``m``) a point; each rank holds the points it owns.
 
-    On pyadjoint's tape it may be a ``Control``, with Riesz maps "l2" and "L2" (control volumes).
+    On pyadjoint's tape it may be a ``Control``, with Riesz maps "l2" and "L2" (control volumes), if it is real.
 
     Attributes
     ----------
     values
-        Flat float64 array of the owned values.
+        Flat float64 or complex128 array of the owned values.
     """
 
-    def __init__(self, layout: Layout, values: npt.NDArray[np.float64], components: int, name: str = "u") -> None:
+    def __init__(self, layout: Layout, values: npt.NDArray, components: int, name: str = "u") -> None:
         super().__init__()
         self.layout, self.values, self.components, self.name = layout, values, components, name
 
@@ -332,7 +332,7 @@ class GridFunction(Taped):
         return self.layout.grid
 
     @property
-    def array(self) -> npt.NDArray[np.float64]:
+    def array(self) -> npt.NDArray:
         """View of the owned values, shape ``local`` or ``local + (m,)``, indexed by x, y, z."""
         return self.layout.on_grid(self.values, self.components)
 
@@ -341,14 +341,14 @@ class GridFunction(Taped):
         """Coordinates of the owned points, shape (3, n), in the order of :attr:`values`."""
         return self.layout.coordinates()
 
-    def gather(self) -> npt.NDArray[np.float64] | None:
+    def gather(self) -> npt.NDArray | None:
         """Return the whole array on rank 0, None elsewhere (collective). Periodic axes list distinct points once."""
         layout = self.layout
         parts = layout.comm.gather((layout.start, layout.end, np.ascontiguousarray(self.array)), root=0)
         if parts is None:
             return None
         tail = () if self.components == 1 else (self.components,)
-        whole = np.empty((*layout.points, *tail))
+        whole = np.empty((*layout.points, *tail), dtype=self.values.dtype)
         for start, end, part in parts:
             whole[tuple(slice(s, e) for s, e in zip(start, end, strict=True))] = part
         return whole

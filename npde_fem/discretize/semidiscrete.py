@@ -171,15 +171,20 @@ class Semidiscrete(ABC):
     def constrain(self, t: float, state: Array) -> None:
         """Set the constrained dofs of a state to their values at time ``t``, and update its ghosts."""
 
+    @property
     @abstractmethod
-    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
-        """Write the equation's flow over ``step``, begun at ``t``, of a state at each node into the values ``out``.
+    def flow_data(self) -> Any:
+        """The flow of the source in UFL on the mesh or grid, its parameters bound.
 
         Raises
         ------
-        ValueError
-            If the equation has none.
+        TypeError, ValueError
+            If the equation has none, or it is not of the state's shape.
         """
+
+    @abstractmethod
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        """Write the equation's flow over ``step``, begun at ``t``, of a state at each node into the values ``out``."""
 
     @property
     @abstractmethod
@@ -241,8 +246,11 @@ class Semidiscrete(ABC):
         """Make what :meth:`linearised` returns."""
 
     @abstractmethod
-    def function(self, values: Array, name: str | None = None) -> Any:
-        """Return values as the discretisation's own kind of function."""
+    def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> Any:
+        """Return values as the discretisation's own kind of function, complex if the state is.
+
+        With ``pairs`` a complex state becomes a real function of twice as many components.
+        """
 
     @abstractmethod
     def refill(self, function: Any, values: Array) -> None:

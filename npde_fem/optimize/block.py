@@ -84,7 +84,10 @@ class TapedSolution(integrate.Solution):
 
     @property
     def u(self) -> Any:
-        """The final state: a ``dolfinx_adjoint.Function``, or a :class:`~npde_fem.GridFunction`."""
+        """The final state: a ``dolfinx_adjoint.Function``, or a :class:`~npde_fem.GridFunction`.
+
+        The tape knows real functions only: a complex state is one of its real pairs.
+        """
         return _extract(self.on_tape, len(self.times))
 
     def at(self, index: int) -> Any:
@@ -232,7 +235,8 @@ class SolveOperation(Operation):
     ) -> None:
         super().__init__()
         self._problem, self._arguments, self._u0 = problem, arguments, u0
-        if isinstance(u0, OverloadedType):
+        taped = isinstance(u0, OverloadedType) and not np.iscomplexobj(as_array(u0))
+        if taped:
             _check_layout(problem, "u0", u0)
         elif not isinstance(u0, Initial):
             # The tape's own copy: what was given may change later.
@@ -255,7 +259,7 @@ class SolveOperation(Operation):
                 settle(parameter, problem)
             self._names.append(name)
             self.add_dependency(given.get(name, parameter))
-        if isinstance(u0, OverloadedType):
+        if taped:
             self._names.append(None)
             self.add_dependency(u0)
         self._solved_for: list[Array] | None = None
@@ -424,7 +428,7 @@ def _extract(states: States | None, index: int) -> Any:
 
 
 def _overloaded(problem: Semidiscrete, values: Array) -> Any:
-    function = problem.function(values)
+    function = problem.function(values, pairs=True)
     if isinstance(function, Taped):
         return function
     tape = get_working_tape()

@@ -8,7 +8,7 @@ from typing import Any
 from npde_fem.discretize.linearised import Integral, Linearised
 from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Parameter, as_numbers
+from npde_fem.equation import Parameter, as_complex, as_numbers
 from npde_fem.optimize.block import States, TapedSolution, rows_of, settle
 from npde_fem.optimize.operation import Operation
 from npde_fem.optimize.values import as_adjoint, holding
@@ -42,7 +42,8 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
         What :func:`~npde_fem.solve` returned.
     data
         With points: numbers of shape ``(times, points)`` or ``(times, points, m)``, the same on every rank (for one
-        time the first axis may be left out). Without: one entry a time, each of what ``u0`` of a solve may be.
+        time the first axis may be left out), complex for a complex state, whose residuals count with |.|^2. Without
+        points: one entry a time, each of what ``u0`` of a solve may be.
     at
         Points, shape (n, d), inside the domain, the same on every rank; see :class:`~npde_fem.discretize.probe.Probe`.
     sigma
@@ -69,7 +70,8 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
     else:
         probe = Probe(problem, at)
         with alike(problem.comm):
-            numbers, spread = _measurements(data, sigma, (len(rows), len(probe.points), problem.components))
+            shape = (len(rows), len(probe.points), problem.equation.components)
+            numbers, spread = _measurements(data, sigma, shape, problem.equation.dtype)
         gap = _Gap(problem, rows, numbers, spread, probe)
     with stop_annotating():
         states = rows_of(solution)
@@ -79,10 +81,10 @@ def misfit(solution: Solution, data: Any, at: Any = None, sigma: Any = 1.0) -> A
     return value
 
 
-def _measurements(data: Any, sigma: Any, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Data at points and their standard deviations, shape (times, points, m)."""
+def _measurements(data: Any, sigma: Any, shape: tuple[int, int, int], dtype: type) -> tuple[Array, Array]:
+    """Data at points and their standard deviations, shape (times, points, m), or (times, points, 2 m) of pairs."""
     times, _, components = shape
-    numbers = as_numbers("misfit: data", data)
+    numbers = as_complex("misfit: data", data) if dtype is complex else as_numbers("misfit: data", data)
     allowed = {shape, shape[:2]} if components == 1 else {shape}
     if times == 1:
         allowed |= {s[1:] for s in allowed}
@@ -96,7 +98,10 @@ def _measurements(data: Any, sigma: Any, shape: tuple[int, int, int]) -> tuple[A
         spread = spread.reshape(shape)
     elif spread.ndim:
         spread = _broadcast(spread, numbers.shape).reshape(shape)
-    return numbers.reshape(shape), _sigma(spread, shape)
+    numbers, spread = numbers.reshape(shape), _sigma(spread, shape)
+    if dtype is complex:
+        return numbers.view(np.float64), np.repeat(spread, 2, axis=-1)
+    return numbers, spread
 
 
 def _entries(data: Any, count: int) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Parameter
+from npde_fem.equation import ComplexParameter, Parameter
 from npde_fem.optimize.block import solve
 from npde_fem.optimize.functionals import integral
 from npde_fem.optimize.minimize import Minimum
@@ -36,7 +36,7 @@ class PDEConstrainedProblem:
     loss
         Function of the solution that returns an AdjFloat, a sum of misfits and integrals.
     controls
-        A parameter or several, numbers or fields.
+        A parameter or several, numbers or fields; a ComplexParameter is two, its parts.
     regularisation
         Terms such as :class:`~npde_fem.optimize.L2` that are added to the loss.
     **arguments
@@ -226,7 +226,9 @@ class PDEConstrainedProblem:
 
 
 def _checked_controls(controls: Any) -> list[Parameter]:
-    listed = [controls] if isinstance(controls, Parameter) else list(controls)
+    given = [controls] if isinstance(controls, Parameter | ComplexParameter) else list(controls)
+    parts = ([c.real, c.imag] if isinstance(c, ComplexParameter) else [c] for c in given)
+    listed = [part for pair in parts for part in pair]
     if not listed:
         raise ValueError("controls: none given; at least one is needed")
     for control in listed:

@@ -208,11 +208,8 @@ def solve(
     scheme = CrankNicolson() if scheme is None else scheme
     if not isinstance(scheme, Scheme):
         raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
-    if scheme.needs_flow and problem.equation.flow is None:
-        raise ValueError(
-            f"scheme {scheme.name} needs the flow of the source, and equation {problem.equation.name!r} has none: "
-            "NPDE(flow=...) gives it one"
-        )
+    if scheme.needs_flow:
+        _check_flow(problem, scheme)
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
     values = problem.initial(u0, t0)
@@ -435,6 +432,13 @@ def _solve_stationary(
         )
     finally:
         newton.give_back()
+
+
+def _check_flow(problem: Semidiscrete, scheme: Scheme) -> None:
+    try:
+        _ = problem.flow_data
+    except ValueError as error:
+        raise ValueError(f"scheme {scheme.name}: {error}") from error
 
 
 def _interval(t: Any) -> tuple[float, float]:

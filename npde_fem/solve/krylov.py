@@ -19,6 +19,7 @@ from petsc4py import PETSc
 __all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
 
 _RTOL = 1e-11
+_LAGGED_ITERATIONS = 10
 
 
 def option_given(name: str) -> bool:
@@ -170,7 +171,7 @@ class LinearSolver(Lent):
         ksp.setTolerances(rtol=_RTOL, max_it=10_000)
         ksp.setInitialGuessNonzero(True)
         self._ksp = ksp
-        self._configured = False
+        self._configured = self._lagged = False
 
     def forget(self) -> None:
         self._assembled_for, self._configured = None, False
@@ -192,6 +193,12 @@ class LinearSolver(Lent):
             self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
             self._ksp.setTolerances(rtol=_RTOL)
+            self._lagged = self._with_state and self._ksp.getType() == PETSc.KSP.Type.PREONLY and not self.direct
+            if self._lagged and not option_given("ksp_type"):
+                # The factors of one step's matrix precondition those of many.
+                self._ksp.setType(PETSc.KSP.Type.GMRES)
+                self._ksp.setPCSide(PETSc.PC.Side.RIGHT)
+                self._ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
             self._configured = True
         self._symmetric = symmetric
 
@@ -229,4 +236,6 @@ class LinearSolver(Lent):
             self._ksp.solveTranspose(self._b, self._x)
         else:
             self._ksp.solve(self._b, self._x)
+        if self._lagged:
+            self._ksp.getPC().setReusePreconditioner(self._ksp.getIterationNumber() <= _LAGGED_ITERATIONS)
         return bool(self._ksp.getConvergedReason() > 0)
