@@ -44,6 +44,7 @@ from npde_fem.optimize import (
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
+from npde_fem.pml import PML
 from npde_fem.solve import (
     IMEX,
     RK4,
@@ -56,6 +57,7 @@ from npde_fem.solve import (
     ImplicitMidpoint,
     Relaxation,
     Scheme,
+    ShiftedLaplacian,
     Solution,
     SolveError,
     Strang,
@@ -63,6 +65,7 @@ from npde_fem.solve import (
     save,
     scheme_named,
     spectral_radius,
+    sweep,
 )
 
 __version__ = "0.1.0"
@@ -77,6 +80,7 @@ __all__ = [
     "IMEX",
     "L2",
     "NPDE",
+    "PML",
     "RK4",
     "SDIRK2",
     "TV",
@@ -102,6 +106,7 @@ __all__ = [
     "Robin",
     "Scheme",
     "Semidiscrete",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -120,4 +125,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "sweep",
 ]

@@ -1,8 +1,8 @@
 """Perfectly matched layers: what absorbs waves, inside a box, before they meet its boundary; symbols only.
 
 In a layer of thickness L the coordinate across it, x_a, is stretched into the complex plane by
-``s_a = 1 + i sigma_a / k`` (waves ``exp(-i omega t)``; Berenger 1994, J. Comput. Phys. 114; Chew and Weedon 1994, Microw.
-Opt. Technol. Lett. 7), with the profile
+``s_a = 1 + i sigma_a / k`` (waves ``exp(-i omega t)``; Berenger 1994, J. Comput. Phys. 114; Chew and Weedon 1994,
+Microw. Opt. Technol. Lett. 7), with the profile
 
     sigma_a = (p + 1) / (2 L) ln(1 / R) (depth / L)^p,
 
@@ -77,7 +77,7 @@ class PML:
                 raise ValueError(f"PML: lower {self.lower} must be below upper {self.upper} along every axis")
             if both >= extent:
                 raise ValueError(
-                    f"PML thicker than the domain: along axis {axis} the layers take {both:g} of an extent of {extent:g}"
+                    f"PML thicker than the domain: along axis {axis} the layers take {both:g} of its {extent:g}"
                 )
         for name, good, allowed in (
             ("reflection", lambda v: 0 < v < 1, "a number between 0 and 1"),

@@ -2,6 +2,7 @@
 
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
     IMEX,
@@ -16,6 +17,7 @@ from npde_fem.solve.schemes import (
     Strang,
     scheme_named,
 )
+from npde_fem.solve.sweep import sweep
 
 __all__ = [
     "IMEX",
@@ -29,6 +31,7 @@ __all__ = [
     "ImplicitMidpoint",
     "Relaxation",
     "Scheme",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -37,4 +40,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "sweep",
 ]

@@ -12,6 +12,7 @@ from npde_fem.equation import Initial, Parameter
 from npde_fem.solve.adjoint import Derivative, Sweep
 from npde_fem.solve.history import Checkpoints, make_history
 from npde_fem.solve.integrate import Recorder
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.schemes import STATIONARY, Scheme
 from npde_fem.solve.steppers import Stepper
 from npde_fem.solve.tangent import Stepping, Tangent
@@ -56,6 +57,8 @@ class Trajectory(Recorder):
         stationary problem: ``int j dx``); their values are in :attr:`integral_values`.
     checkpoints
         How many states to keep; None for all.
+    preconditioner
+        That of the solve.
     """
 
     def __init__(
@@ -64,8 +67,9 @@ class Trajectory(Recorder):
         initial: Initial | None = None,
         integrals: Sequence[Callable] = (),
         checkpoints: int | Checkpoints | None = None,
+        preconditioner: ShiftedLaplacian | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.preconditioner = problem, preconditioner
         self._initial_data, self._integrands, self._checkpoints = initial, list(integrals), checkpoints
         self._known: dict[tuple[Parameter, ...], tuple[Linearised, Nodal | None, list[Integral]]] = {}
         self.by(())
