@@ -117,9 +117,9 @@ class PML:
         strength = (self.power + 1) / (2 * thickness) * log(1 / self.reflection)
         return ufl.conditional(ufl.gt(depth, 0), strength * (depth / thickness) ** int(self.power), 0.0)
 
-    def stretching(self, x: Any, wavenumber: Any) -> list[Any]:
-        """Return ``s_a = 1 + i sigma_a / k`` at x, in complex UFL, one for each axis."""
-        return [1 + 1j * sigma / wavenumber for sigma in self.absorption(x)]
+    def stretching(self, x: Any, wavenumber: Any, strength: float = 1.0) -> list[Any]:
+        """Return ``s_a = 1 + i strength sigma_a / k`` at x, in complex UFL, one for each axis."""
+        return [1 + 1j * strength * sigma / wavenumber for sigma in self.absorption(x)]
 
 
 def _numbers(name: str, value: Any, most_axes: int) -> np.ndarray:
