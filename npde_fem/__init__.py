@@ -45,6 +45,7 @@ from npde_fem.optimize import (
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
+from npde_fem.pml import PML
 from npde_fem.solve import (
     IMEX,
     RK4,
@@ -61,6 +62,7 @@ from npde_fem.solve import (
     Newmark,
     Relaxation,
     Scheme,
+    ShiftedLaplacian,
     Solution,
     SolveError,
     Strang,
@@ -70,6 +72,7 @@ from npde_fem.solve import (
     save,
     scheme_named,
     spectral_radius,
+    sweep,
 )
 
 __version__ = "0.1.0"
@@ -84,6 +87,7 @@ __all__ = [
     "IMEX",
     "L2",
     "NPDE",
+    "PML",
     "RK4",
     "SDIRK2",
     "TV",
@@ -114,6 +118,7 @@ __all__ = [
     "Robin",
     "Scheme",
     "Semidiscrete",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -134,4 +139,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "sweep",
 ]

@@ -471,6 +471,10 @@ class NPDE:
         Shape of the state as its values are: ``()`` for one component, ``(m,)`` for more.
     state_components, state_shape
         Number and shape of the real components that carry it.
+    waves
+        Callable ``(x, t)``: the wavenumber of the waves that a mesh must resolve, UFL; None if there are none.
+    shifted
+        Callable ``(beta)``: the equation with its waves absorbed, for a preconditioner; None if there is none.
 
     Raises
     ------
@@ -501,6 +505,8 @@ class NPDE:
             raise ValueError(f"dtype: float or complex allowed, {dtype!r} given")
         self.flux, self.source, self.damping, self.inertia, self.flow = flux, source, damping, inertia, flow
         self.components, self.dtype, self.name = int(components), dtype, name
+        self.waves: Callable | None = None
+        self.shifted: Callable[[float], NPDE] | None = None
 
     @property
     def is_complex(self) -> bool:
@@ -654,7 +660,7 @@ class NPDE:
         def source(u: Expr, x: Expr, t: Expr) -> Expr:
             return extra(u, x, t) if old is None else old(u, x, t) + extra(u, x, t)
 
-        return NPDE(
+        result = NPDE(
             flux=self.flux,
             source=source,
             damping=self.damping,
@@ -663,6 +669,8 @@ class NPDE:
             dtype=self.dtype,
             name=name or self.name,
         )
+        result.waves, result.shifted = self.waves, self.shifted
+        return result
 
 
 def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ...]]) -> Expr:

@@ -1018,6 +1018,16 @@ class FD(Semidiscrete):
     def refill(self, function: GridFunction, values: Array) -> None:
         function.values[:] = values.view(function.values.dtype)
 
+    @cached_property
+    def _waves(self) -> Callable[[float, Array | None], Array]:
+        """The wavenumber at all points, as a function."""
+        assert self.equation.waves is not None
+        return self._evaluator("waves", self.write_nodal(self.equation.waves), self.domain.everywhere())[0]
+
+    def _waves_a_point(self) -> Array:
+        waves = self._waves(0.0, None).reshape(self.layout.n_points, -1)[self._inside]
+        return np.linalg.norm(waves, axis=1) * max(self.grid.spacing)
+
     def coordinates(self) -> Array:
         return np.ascontiguousarray(self.layout.coordinates().T)
 

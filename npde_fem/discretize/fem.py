@@ -1082,6 +1082,22 @@ class FEM(Semidiscrete):
         function.x.array[: owned.size] = owned
         function.x.scatter_forward()
 
+    @cached_property
+    def _waves(self) -> Callable[[npt.NDArray[np.int32]], Array]:
+        """The wavenumber as a function (see :meth:`_at_midpoints`)."""
+        assert self.equation.waves is not None
+        return self._at_midpoints(self.write_nodal(self.equation.waves))
+
+    @cached_property
+    def _node_distance(self) -> Array:
+        """Distance of neighbouring nodes in this rank's cells: of a cube's diagonal, the edge, by the degree."""
+        dim = self.mesh.topology.dim
+        return self.mesh.h(dim, self._cells()) / np.sqrt(dim) / self.space.ufl_element().degree
+
+    def _waves_a_point(self) -> Array:
+        waves = self._waves(self._cells())
+        return np.linalg.norm(waves.reshape(waves.shape[0], -1), axis=1) * self._node_distance
+
     def coordinates(self) -> Array:
         owned = self.n_owned // self.components
         return self._points(self.space)[:owned]

@@ -60,6 +60,8 @@ class Semidiscrete(ABC):
         Dofs of all ranks that are not constrained.
     constrained
         Owned dofs whose value is prescribed (int32, ascending).
+    warned_of_waves
+        Whether a solve has warned that the mesh does not resolve the equation's waves.
     """
 
     method: ClassVar[str]
@@ -72,6 +74,7 @@ class Semidiscrete(ABC):
     components: int
     unknowns: int
     constrained: npt.NDArray[np.int32]
+    warned_of_waves: bool = False
 
     @abstractmethod
     def with_equation(self, equation: NPDE) -> Semidiscrete:
@@ -347,6 +350,16 @@ class Semidiscrete(ABC):
     @abstractmethod
     def total(self, values: Array) -> Array:
         """Return the integral of each component over the domain, shape ``(m,)``."""
+
+    def points_a_wavelength(self) -> float:
+        """Return the least number of nodes a wavelength, for an equation with ``waves`` (collective)."""
+        shortest = float(np.max(self._waves_a_point(), initial=0.0))
+        shortest = self.comm.allreduce(shortest, op=MPI.MAX)
+        return 2 * np.pi / shortest if shortest else np.inf
+
+    @abstractmethod
+    def _waves_a_point(self) -> Array:
+        """Return |k| h at places all over this rank: wavenumber times the distance of neighbouring nodes."""
 
     @abstractmethod
     def coordinates(self) -> Array:

@@ -22,6 +22,7 @@ from npde_fem.optimize.operation import Operation
 from npde_fem.optimize.values import as_adjoint, as_array, holding, is_function, with_values
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.schemes import Newmark, Scheme
 from npde_fem.solve.trajectory import Cotangents, Derivative, Trajectory
 from npde_fem.taped import Taped
@@ -122,6 +123,7 @@ def solve(
     parameters: Mapping[Parameter, Any] | None = None,
     integrals: Sequence[Callable] = (),
     checkpoints: int | Checkpoints | None = None,
+    preconditioner: ShiftedLaplacian | None = None,
     rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
     progress: bool = True,
 ) -> integrate.Solution:
@@ -160,6 +162,9 @@ def solve(
     checkpoints
         For gradients: how many states to keep, an integer or :class:`~npde_fem.Checkpoints`; None for all. The states
         between are computed again, the gradient is the same.
+    preconditioner
+        :class:`~npde_fem.ShiftedLaplacian` for large Helmholtz problems, for which LU, their default, needs too much
+        memory; of stationary problems only. It serves their adjoints too.
     rescue
         If a solve fails, its last good state is written here (see :func:`~npde_fem.restore`); None for nowhere.
     progress
@@ -180,7 +185,15 @@ def solve(
         If a step fails even when halved six times, or an explicit state becomes NaN or infinite. The message names
         time and residual.
     """
-    arguments = {"t": t, "dt": dt, "scheme": scheme, "observe": observe, "rescue": rescue, "progress": progress}
+    arguments: dict[str, Any] = {
+        "t": t,
+        "dt": dt,
+        "scheme": scheme,
+        "observe": observe,
+        "rescue": rescue,
+        "progress": progress,
+    }
+    arguments["preconditioner"] = preconditioner
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
@@ -290,7 +303,9 @@ class SolveOperation(Operation):
                 )
         self._fixed = {name: value for name, value in given.items() if not isinstance(value, OverloadedType)}
         in_ufl = [data if isinstance(data, Initial) else None for data in (u0, velocity)]
-        self._trajectory = Trajectory(problem, in_ufl[0], integrals, checkpoints, in_ufl[1])
+        self._trajectory = Trajectory(
+            problem, in_ufl[0], integrals, checkpoints, in_ufl[1], arguments["preconditioner"]
+        )
         self._names: list[str] = []  # of the parameters among the inputs
         for name, parameter in problem.parameters.items():
             if name in self._fixed:

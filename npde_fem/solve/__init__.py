@@ -4,6 +4,7 @@ from npde_fem.solve.eigen import Eigenmodes, eigenmodes
 from npde_fem.solve.ground import GroundState, ground_state
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
     IMEX,
@@ -20,6 +21,7 @@ from npde_fem.solve.schemes import (
     Strang,
     scheme_named,
 )
+from npde_fem.solve.sweep import sweep
 
 __all__ = [
     "IMEX",
@@ -37,6 +39,7 @@ __all__ = [
     "Newmark",
     "Relaxation",
     "Scheme",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -48,4 +51,5 @@ __all__ = [
     "solve",
     "spectral_radius",
     "stable_step",
+    "sweep",
 ]

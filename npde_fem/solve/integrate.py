@@ -15,6 +15,7 @@ from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import Refused, is_terminal, warn_once
 from npde_fem.solve.newmark import make_stepper
 from npde_fem.solve.newton import Newton
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import save
 from npde_fem.solve.schemes import Newmark, Scheme, scheme_for
 from npde_fem.solve.steppers import Stepper
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _HALVINGS = 6
+_POINTS_A_WAVELENGTH = 4
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,9 @@ def solve(
     velocity: Any = None,
     rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
     progress: bool = True,
+    preconditioner: ShiftedLaplacian | None = None,
     recorder: Recorder | None = None,
+    guesses: Sequence[Array] = (),
 ) -> Solution:
     """Solve an equation on its mesh or grid (collective), off pyadjoint's tape.
 
@@ -220,6 +224,8 @@ def solve(
         May be :class:`Frozen` too.
     recorder
         Is told of every step.
+    guesses
+        Values of other first iterates of a stationary problem than ``u0``: that of least residual is taken.
     """
     begun = time.perf_counter()
     if not isinstance(problem, Semidiscrete):
@@ -234,8 +240,13 @@ def solve(
                 "solve: t and dt (and observe) are for equations with a time derivative; this one is stationary "
                 "(damping = inertia = 0)"
             )
+        if preconditioner is not None and not isinstance(preconditioner, ShiftedLaplacian):
+            raise TypeError(f"preconditioner must be a ShiftedLaplacian or None, not {preconditioner!r}")
         problem.check_diffusion(0.0, values)
-        return _solve_stationary(problem, values, rescue, begun, recorder)
+        warn_of_unresolved_waves(problem)
+        return _solve_stationary(problem, [values, *guesses], preconditioner, rescue, begun, recorder)
+    if preconditioner is not None:
+        raise ValueError("preconditioner: for stationary problems only; this one has a time derivative")
     t0, t1 = _interval(t)
     scheme = scheme_for(scheme, problem.second_order)
     if isinstance(scheme, Scheme) and scheme.needs_flow:
@@ -442,18 +453,24 @@ def _count(t: float, stop: float, dt: float) -> int:
 
 def _solve_stationary(
     problem: Semidiscrete,
-    values: Array,
+    guesses: Sequence[Array],
+    preconditioner: ShiftedLaplacian | None,
     rescue: str | os.PathLike | None,
     begun: float,
     recorder: Recorder | None,
 ) -> Solution:
-    state = problem.new_state()
-    problem.load(values, state)
-    problem.constrain(0.0, state)
-    problem.store(state, values)
-    newton = Newton.borrow(problem, "all", True)
+    state, scale = problem.new_state(), 0.0
+    for guess in guesses:
+        problem.load(guess, state)
+        problem.constrain(0.0, state)
+        problem.store(state, guess)
+    values = guesses[0]
+    newton = Newton.borrow(problem, "all", True, preconditioner)
     try:
-        if not newton.solve(0.0, values, 1.0, values, 0.0):
+        if len(guesses) > 1 or preconditioner is not None:
+            residuals = [newton.residual_at(guess) for guess in guesses]
+            scale, values = residuals[0], guesses[int(np.argmin(residuals))]
+        if not newton.solve(0.0, values, 1.0, values, scale):
             message = (
                 f"the stationary solve failed: Newton's method did not converge (SNES reason "
                 f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
@@ -474,6 +491,20 @@ def _solve_stationary(
         )
     finally:
         newton.give_back()
+
+
+def warn_of_unresolved_waves(problem: Semidiscrete) -> None:
+    """Warn, once a problem, of waves that have fewer than four points a wavelength somewhere (collective)."""
+    if problem.equation.waves is None or problem.warned_of_waves:
+        return
+    points = problem.points_a_wavelength()
+    if points < _POINTS_A_WAVELENGTH:
+        problem.warned_of_waves = True
+        text = (
+            f"the mesh does not resolve the waves: {points:.3g} points a wavelength where they are fewest, "
+            f"{_POINTS_A_WAVELENGTH} at least, and 10 or more for results of some percent, are needed"
+        )
+        warn_once(problem.comm, text, UserWarning)
 
 
 def _check_flow(problem: Semidiscrete, scheme: Scheme) -> None:

@@ -11,21 +11,18 @@ from typing import Any, Self
 
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.options import option_given
 from npde_fem.parallel import warn_once
+from npde_fem.solve.preconditioner import ShiftedLaplacian, preconditioned
 
 import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "same", "set_method", "use_lu"]
+__all__ = ["Lent", "LinearSolver", "SymmetryTest", "options_now", "same", "set_method", "use_lu"]
 
 _RTOL = 1e-11
 _LAGGED_ITERATIONS = 10
-
-
-def option_given(name: str) -> bool:
-    """Whether the user has set the PETSc option ``-npde_NAME``."""
-    return bool(PETSc.Options("npde_").hasName(name))
 
 
 def options_now() -> tuple:
@@ -163,12 +160,15 @@ class LinearSolver(Lent):
         The semidiscrete problem.
     part
         The part of R that is implicit.
+    preconditioner
+        What the Krylov method is preconditioned by; the one that fits the matrix by default.
     """
 
-    def __init__(self, problem: Semidiscrete, part: Part) -> None:
-        super().__init__(problem, part)
+    def __init__(self, problem: Semidiscrete, part: Part, preconditioner: ShiftedLaplacian | None = None) -> None:
+        super().__init__(problem, part, preconditioner)
         self.part = part
         self._with_state, self._with_time = problem.varies(part)
+        self._shifted = None if preconditioner is None else preconditioner.of(problem)
         self._matrix = problem.new_matrix()
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
@@ -176,7 +176,7 @@ class LinearSolver(Lent):
         self._assembled_for: tuple[float, float, float] | None = None
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
-        ksp.setOperators(self._matrix)
+        ksp.setOperators(self._matrix, None if self._shifted is None else self._shifted.matrix)
         ksp.setTolerances(rtol=_RTOL, max_it=10_000)
         ksp.setInitialGuessNonzero(True)
         self._ksp = ksp
@@ -187,6 +187,8 @@ class LinearSolver(Lent):
 
     def destroy(self) -> None:
         self._is_symmetric.destroy()
+        if self._shifted is not None:
+            self._shifted.destroy()
         for thing in (self._ksp, self._matrix, self._x, self._b):
             thing.destroy()
 
@@ -200,10 +202,16 @@ class LinearSolver(Lent):
         damping = 0.0 if self.problem.stationary else damping
         self.problem.jacobian(t, state, damping, w, self._matrix, self.part, inertia)
         self._assembled_for = wanted
+        if self._shifted is not None and not self.direct:
+            self._shifted.assemble(self.problem, t, state)
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
-            set_method(self._ksp, self.problem, symmetric)
-            self._ksp.setFromOptions()
+            if self._shifted is None:
+                set_method(self._ksp, self.problem, symmetric)
+            else:
+                self._shifted.configure(self._ksp)
+            with preconditioned(self._shifted):
+                self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
             self._ksp.setTolerances(rtol=_RTOL)
             self._lagged = self._with_state and self._ksp.getType() == PETSc.KSP.Type.PREONLY and not self.direct
@@ -233,6 +241,7 @@ class LinearSolver(Lent):
         self._x.array[:] = out
         if not self._run(transposed):
             if not self.direct:
+                self._ksp.setOperators(self._matrix)
                 use_lu(self._ksp, self.problem.comm)
                 self.direct = True
             if not self._run(transposed):
@@ -245,10 +254,11 @@ class LinearSolver(Lent):
     def _run(self, transposed: bool) -> bool:
         # PREONLY takes no guess.
         self._ksp.setInitialGuessNonzero(self._ksp.getType() != PETSc.KSP.Type.PREONLY)
-        if transposed and not self._symmetric:
-            self._ksp.solveTranspose(self._b, self._x)
-        else:
-            self._ksp.solve(self._b, self._x)
+        with preconditioned(self._shifted):
+            if transposed and not self._symmetric:
+                self._ksp.solveTranspose(self._b, self._x)
+            else:
+                self._ksp.solve(self._b, self._x)
         if self._lagged:
             self._ksp.getPC().setReusePreconditioner(self._ksp.getIterationNumber() <= _LAGGED_ITERATIONS)
         return bool(self._ksp.getConvergedReason() > 0)

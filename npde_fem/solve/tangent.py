@@ -181,7 +181,8 @@ class StageSolver:
     def __init__(self, trajectory: Trajectory) -> None:
         self._of, self._state, self._w = trajectory, trajectory.problem.new_state(), 0.0
         explicit = trajectory.scheme.is_explicit
-        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, trajectory.scheme.implicit_part)
+        kind = trajectory.scheme.implicit_part, trajectory.preconditioner
+        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, *kind)
 
     def assemble(self, t: float, u: Array, w: float) -> None:
         self._w = w

@@ -13,6 +13,7 @@ from npde_fem.solve.adjoint import Derivative, StageSweep, Sweep
 from npde_fem.solve.history import Checkpoints, make_history
 from npde_fem.solve.integrate import Recorder
 from npde_fem.solve.newmark_sweeps import NewmarkSweep, NewmarkTangent
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.schemes import STATIONARY, Newmark, Scheme, Stage
 from npde_fem.solve.steppers import Stepper
 from npde_fem.solve.tangent import StageTangent, Stepping, Tangent
@@ -63,6 +64,8 @@ class Trajectory(Recorder):
         How many states to keep; None for all.
     velocity
         The initial velocity, if it is in UFL.
+    preconditioner
+        That of the solve.
     """
 
     def __init__(
@@ -72,8 +75,9 @@ class Trajectory(Recorder):
         integrals: Sequence[Callable] = (),
         checkpoints: int | Checkpoints | None = None,
         velocity: Initial | None = None,
+        preconditioner: ShiftedLaplacian | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.preconditioner = problem, preconditioner
         self._initial_data, self._integrands, self._checkpoints = (initial, velocity), list(integrals), checkpoints
         self._known: dict[tuple[Parameter, ...], tuple[Linearised, list[Nodal | None], list[Integral]]] = {}
         self.by(())
