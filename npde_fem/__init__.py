@@ -20,6 +20,7 @@ from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
 from npde_fem.equation import (
     NPDE,
+    Absorbing,
     ComplexParameter,
     Dirichlet,
     Flux,
@@ -44,6 +45,7 @@ from npde_fem.optimize import (
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
+from npde_fem.pml import PML
 from npde_fem.solve import (
     IMEX,
     RK4,
@@ -56,8 +58,11 @@ from npde_fem.solve import (
     ForwardEuler,
     GroundState,
     ImplicitMidpoint,
+    Leapfrog,
+    Newmark,
     Relaxation,
     Scheme,
+    ShiftedLaplacian,
     Solution,
     SolveError,
     Strang,
@@ -67,6 +72,7 @@ from npde_fem.solve import (
     save,
     scheme_named,
     spectral_radius,
+    sweep,
 )
 
 __version__ = "0.1.0"
@@ -81,9 +87,11 @@ __all__ = [
     "IMEX",
     "L2",
     "NPDE",
+    "PML",
     "RK4",
     "SDIRK2",
     "TV",
+    "Absorbing",
     "Adaptive",
     "BackwardEuler",
     "Checkpoints",
@@ -98,7 +106,9 @@ __all__ = [
     "GroundState",
     "ImplicitMidpoint",
     "Initial",
+    "Leapfrog",
     "Minimum",
+    "Newmark",
     "PDEConstrainedProblem",
     "Parameter",
     "Periodic",
@@ -108,6 +118,7 @@ __all__ = [
     "Robin",
     "Scheme",
     "Semidiscrete",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -128,4 +139,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "sweep",
 ]

@@ -114,7 +114,9 @@ def test_state_of_a_petsc_with_other_scalars(tmp_path):
     integers = np.dtype(PETSc.IntType).newbyteorder(">")
     for kind in (">f8", ">c16"):
         parts = [[1211214, values.size], values, [1211214, 1], [values.size]]
-        path.write_bytes(b"".join(np.array(p, dtype=k).tobytes() for p, k in zip(parts, [integers, kind] * 2, strict=False)))
+        path.write_bytes(
+            b"".join(np.array(p, dtype=k).tobytes() for p, k in zip(parts, [integers, kind] * 2, strict=True))
+        )
         np.testing.assert_array_equal(npde.restore(problem, path), values)
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(ValueError, match="not whole"):

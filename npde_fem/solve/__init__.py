@@ -3,7 +3,8 @@
 from npde_fem.solve.eigen import Eigenmodes, eigenmodes
 from npde_fem.solve.ground import GroundState, ground_state
 from npde_fem.solve.history import Checkpoints
-from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
+from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
     IMEX,
@@ -13,11 +14,14 @@ from npde_fem.solve.schemes import (
     CrankNicolson,
     ForwardEuler,
     ImplicitMidpoint,
+    Leapfrog,
+    Newmark,
     Relaxation,
     Scheme,
     Strang,
     scheme_named,
 )
+from npde_fem.solve.sweep import sweep
 
 __all__ = [
     "IMEX",
@@ -31,8 +35,11 @@ __all__ = [
     "ForwardEuler",
     "GroundState",
     "ImplicitMidpoint",
+    "Leapfrog",
+    "Newmark",
     "Relaxation",
     "Scheme",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -43,4 +50,6 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "stable_step",
+    "sweep",
 ]
