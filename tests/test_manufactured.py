@@ -309,9 +309,9 @@ READY_MADE = [
     ("schrodinger-coherent", 1, (32, 64)),
     ("schrodinger-soliton", 1, (64, 128)),
     ("helmholtz", 2, (16, 32)),
-    ("helmholtz-source", 2, (8, 16)),
+    ("helmholtz-source", 2, (16, 32)),
     ("helmholtz-cylinder", 2, (8, 16)),
-    ("paraxial", 2, (16, 32)),
+    ("paraxial", 1, (16, 32)),
     ("paraxial-lens", 1, (16, 32)),
 ]
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import npde_fem as npde
 from npde_fem.output import Writer, grid_mesh
+from npde_fem.pictures import film, gather_grid
 
 import dolfinx
 import numpy as np
@@ -163,33 +164,34 @@ def test_pictures_and_films(method, dim, kind, tmp_path):
     for k in range(3):
         part = 1j if kind == "complex" else 0.0
 
-        def moving(x, k=k, part=part):
+        def wandering(x, k=k, part=part):
             one = np.sin(3 * x[0] + k) + part * np.cos(2 * x[0])
             return np.array([one, 0.5 * one]) if kind == "pair" else one
 
-        states.append(problem.function(problem.initial(moving)))
+        states.append(problem.function(problem.initial(wandering)))
     for name in ("u.png", "u.gif"):
         with Writer(tmp_path / name, problem) as writer:
             for k, state in enumerate(states):
                 writer(0.1 * k, state)
-    with Image.open(tmp_path / "u.gif") as film:
+    with Image.open(tmp_path / "u.gif") as moving:
         frames = []
-        for k in range(film.n_frames):
-            film.seek(k)
-            frames.append(np.asarray(film.convert("RGB"), dtype=float))
+        for k in range(moving.n_frames):
+            moving.seek(k)
+            frames.append(np.asarray(moving.convert("RGB"), dtype=float))
     assert len(frames) == 3 and all(np.abs(b - a).max() > 50 for a, b in pairwise(frames))
     with Image.open(tmp_path / "u.png") as picture:
         assert min(picture.size) > 200 and np.asarray(picture.convert("L")).std() > 5
     assert {path.name for path in tmp_path.iterdir()} == {"u.png", "u.gif"}
 
 
-def test_a_film_has_at_most_a_hundred_frames(tmp_path):
+def test_long_films_are_thinned(tmp_path):
+    """Of very many frames as many as asked for, the first and the last among them."""
     problem = problem_of("fd", dim=1)
-    with Writer(tmp_path / "u.gif", problem) as writer:
-        for k in range(130):
-            writer(k, problem.function(problem.initial(lambda x, k=k: np.sin(x[0] + 0.1 * k))))
-    with Image.open(tmp_path / "u.gif") as film:
-        assert film.n_frames == 100
+    states = (problem.function(problem.initial(lambda x, k=k: np.sin(x[0] + k))) for k in range(31))
+    frames = [(float(k), gather_grid(problem, u)) for k, u in enumerate(states)]
+    film(frames, "long", tmp_path / "long.gif", most=5)
+    film([frames[k] for k in (0, 8, 15, 22, 30)], "long", tmp_path / "short.gif")
+    assert (tmp_path / "long.gif").read_bytes() == (tmp_path / "short.gif").read_bytes()
 
 
 def test_no_frames_no_film(tmp_path):
