@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
-from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
+from npde_fem.solve import Newmark, Scheme, Solution, scheme_named, solve, stable_step
 
 import numpy as np
 from mpi4py import MPI
@@ -49,7 +49,7 @@ def compare(
     cells: Sequence[int] = (16, 32, 64),
     degrees: Sequence[int] = (1, 2),
     methods: Sequence[str] = ("fd", "fem"),
-    scheme: str | Scheme | None = None,
+    scheme: str | Scheme | Newmark | None = None,
     cell: str | None = None,
     comm: MPI.Comm | None = None,
     report: Callable[[Row], None] | None = None,
@@ -119,7 +119,14 @@ def compare(
 
 
 def _solve_one(
-    case: Case, scheme: Scheme, method: str, degree: int, dim: int, cells: int, cell: str | None, comm: MPI.Comm
+    case: Case,
+    scheme: Scheme | Newmark,
+    method: str,
+    degree: int,
+    dim: int,
+    cells: int,
+    cell: str | None,
+    comm: MPI.Comm,
 ) -> Row:
     gc.collect()
     memory = _memory()
@@ -134,7 +141,7 @@ def _solve_one(
         steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
         if scheme.is_explicit:
             problem.update()
-            steps = max(steps, ceil(1.2 * case.end * spectral_radius(problem, 0.0, start) / scheme.stable_to))
+            steps = max(steps, ceil(1.2 * case.end / stable_step(problem, scheme, 0.0, start)))
         dt = case.end / steps
         arguments |= {"t": (0.0, case.end), "dt": dt, "scheme": scheme, "observe": [0.0, case.end]}
     else:

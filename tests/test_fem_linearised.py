@@ -103,7 +103,7 @@ class Kit:
         p.write_nodal(start)
         p.write_integral(density)
         self.lin = lin = p.linearised(list(p.parameters.values()))
-        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(start), lin.prescribed
+        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(start), lin.prescribed()
         rng = np.random.default_rng(1)
         self.u, self.v, self.adjoint = (rng.random(p.n_owned) for _ in range(3))
         self.free = np.ones(p.n_owned)

@@ -143,7 +143,7 @@ def test_state_of_a_petsc_with_other_scalars(tmp_path):
     for kind in (">f8", ">c16"):
         parts = [[1211214, values.size], values, [1211214, 1], [values.size]]
         path.write_bytes(
-            b"".join(np.array(p, dtype=k).tobytes() for p, k in zip(parts, [integers, kind] * 2, strict=False))
+            b"".join(np.array(p, dtype=k).tobytes() for p, k in zip(parts, [integers, kind] * 2, strict=True))
         )
         np.testing.assert_array_equal(npde.restore(problem, path), values)
         path.write_bytes(path.read_bytes()[:-8])

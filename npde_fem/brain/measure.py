@@ -11,7 +11,7 @@ from npde_fem.datasets import Brain
 from npde_fem.discretize import FD, FEM
 from npde_fem.discretize.real import new_function
 from npde_fem.discretize.semidiscrete import Semidiscrete
-from npde_fem.solve import CrankNicolson, Scheme, Solution, solve
+from npde_fem.solve import CrankNicolson, Newmark, Scheme, Solution, solve
 
 import dolfinx.geometry
 import numpy as np
@@ -167,7 +167,7 @@ def simulate(
     u0: Any,
     times: Sequence[float],
     dt: float = DT,
-    scheme: Scheme | None = None,
+    scheme: Scheme | Newmark | None = None,
     callback: Callable[[float, Any], None] | None = None,
     thresholds: Sequence[float] = (T1GD, T2),
 ) -> Growth:

@@ -24,6 +24,9 @@ _SCALARS = (">f8", ">c16")
 def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     """Write the values of a state to one PETSc binary file, all ranks together (collective).
 
+    To go on with an equation of second order in time, state and velocity are needed: ``values`` of shape
+    ``(2, n_owned)``, ``[solution.values, solution.velocity_values]``. The acceleration follows from these.
+
     The order of dofs is that of the problem's distribution: read it back on as many ranks.
 
     Raises
@@ -31,7 +34,8 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     OSError
         If the folder is missing or cannot be written, alike on all ranks.
     """
-    write_values(problem.comm, np.broadcast_to(values, problem.n_owned), path)
+    values = np.asarray(values)
+    write_values(problem.comm, np.broadcast_to(values, (*values.shape[:-1], problem.n_owned)).ravel(), path)
 
 
 def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None:
@@ -67,7 +71,7 @@ def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None
 
 
 def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
-    """Read the values that :func:`save` wrote (collective).
+    """Read the values that :func:`save` wrote, of shape ``(n_owned,)`` or ``(k, n_owned)`` (collective).
 
     Raises
     ------
@@ -75,17 +79,23 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
         If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, one of another size than
         the problem's, or one from another distribution over ranks.
     """
-    return read_values(problem.comm, problem.n_owned, path)
+    return read_values(problem.comm, problem.n_owned, path, several=True)
 
 
-def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
-    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`."""
+def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike, *, several: bool = False) -> Array:
+    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`.
+
+    With ``several`` the file may hold k such arrays in one, of shape ``(k, n_owned)``.
+    """
     path = Path(path)
-    owns = comm.allgather(n_owned)
+    owns, rows = comm.allgather(n_owned), 1
     with alike(comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
         kind, start, length, shares = _contents(path)
+        if several and length and length % sum(owns) == 0:
+            rows = length // sum(owns)
+            owns = [rows * n for n in owns]
         if length != sum(owns):
             raise ValueError(f"{path} holds {length} values; {sum(owns)} are needed")
         if shares != owns:
@@ -94,7 +104,8 @@ def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
                 f"ranks only, here are {comm.size}"
             )
         first = start + kind.itemsize * sum(owns[: comm.rank])
-        return np.fromfile(path, dtype=kind, count=n_owned, offset=first).real.astype(np.float64)
+        values = np.fromfile(path, dtype=kind, count=rows * n_owned, offset=first).real.astype(np.float64)
+    return values if rows == 1 else values.reshape(rows, n_owned)
 
 
 def _contents(path: Path) -> tuple[np.dtype, int, int, list[int]]:
