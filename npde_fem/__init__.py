@@ -17,7 +17,7 @@ from mpi4py import MPI  # noqa: F401, I001
 
 from npde_fem import physics
 from npde_fem.comparison import compare
-from npde_fem.discretize import FD, FEM, Grid, GridFunction, Probe, Semidiscrete
+from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
 from npde_fem.equation import (
     NPDE,
     ComplexParameter,
@@ -96,6 +96,7 @@ __all__ = [
     "PDEConstrainedProblem",
     "Parameter",
     "Periodic",
+    "PeriodicMesh",
     "Probe",
     "Relaxation",
     "Robin",
@@ -111,6 +112,7 @@ __all__ = [
     "manufactured",
     "minimize",
     "misfit",
+    "periodic_mesh",
     "petsc_options",
     "physics",
     "restore",

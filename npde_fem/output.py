@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from npde_fem.discretize import FD, FEM, Semidiscrete
+from npde_fem.discretize import FD, FEM, PeriodicMesh, Semidiscrete
 from npde_fem.discretize.grid import GridFunction
 from npde_fem.parallel import alike
 
@@ -70,7 +70,10 @@ def grid_mesh(problem: FD) -> tuple[dolfinx.mesh.Mesh, npt.NDArray[np.int64]]:
 
 
 class _OnMesh:
-    """A function of the problem as a DOLFINx function that files can hold, refreshed by :meth:`take`."""
+    """A function of the problem as a DOLFINx function that files can hold, refreshed by :meth:`take`.
+
+    A function on a periodic mesh is shown on the mesh that it was made of, where each side has nodes of its own.
+    """
 
     def __init__(self, problem: Semidiscrete, degree_one: bool) -> None:
         self.problem = problem
@@ -83,9 +86,13 @@ class _OnMesh:
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
-            space = problem.space
-            if degree_one and space.ufl_element().degree > 1:
-                space = fem.functionspace(problem.mesh, ("Lagrange", 1, shape))
+            self._pairs = fem.Function(problem.space)
+            mesh = problem.mesh.original if isinstance(problem.mesh, PeriodicMesh) else problem.mesh
+            element = problem.space.ufl_element()
+            if degree_one and element.degree > 1:
+                space = fem.functionspace(mesh, ("Lagrange", 1, shape))
+            else:
+                space = problem.space if mesh is problem.mesh else fem.functionspace(mesh, element)
         self.function = fem.Function(space, name="u")
 
     def take(self, u: Any) -> None:
@@ -95,10 +102,16 @@ class _OnMesh:
             self.problem.load(u.values, self._state)
             values = self._state.reshape(-1, m)[self._index]
             self.function.x.array.reshape(-1, m)[self._dofs] = values[self._nodes]
-        elif self.function.function_space == u.function_space:
-            self.function.x.array[:] = u.x.array
+            return
+        # A complex value is the pair of its real and its imaginary part.
+        self._pairs.x.array[:] = u.x.array.view(np.float64)
+        shown, known = self.function.function_space, self._pairs.function_space
+        if shown == known:
+            self.function.x.array[:] = self._pairs.x.array
+        elif isinstance(known.mesh, PeriodicMesh):
+            known.mesh.carry(self._pairs, self.function)
         else:
-            self.function.interpolate(u)
+            self.function.interpolate(self._pairs)
 
 
 class Writer:
@@ -130,8 +143,9 @@ class Writer:
         self._scratch = Path(comm.bcast(scratch, root=0))
         self._file: Any = None
         self._frames: list[tuple[float, Any]] = []
-        if self.path.suffix != ".png":
+        if self.path.suffix != ".png" or isinstance(problem, FEM):
             self._on_mesh = _OnMesh(problem, self.path.suffix == ".xdmf")
+        if self.path.suffix != ".png":
             target = self._scratch / self.path.name
             if self.path.suffix == ".bp":
                 self._file = VTXWriter(comm, target, [self._on_mesh.function])
@@ -142,7 +156,11 @@ class Writer:
     def __call__(self, t: float, u: Any) -> None:
         """Add the state ``u`` at time ``t`` (collective)."""
         if self._file is None:
-            frame = _gather(self.problem, u)
+            if isinstance(self.problem, FD):
+                frame = _gather_grid(self.problem, u)
+            else:
+                self._on_mesh.take(u)
+                frame = _gather_mesh(self._on_mesh.function)
             if frame is not None:
                 self._frames.append((t, frame))
             return
@@ -200,31 +218,29 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
     aside.replace(path)
 
 
-def _gather(problem: Semidiscrete, u: Any) -> dict[str, Any] | None:
+def _gather_grid(problem: FD, u: GridFunction) -> dict[str, Any] | None:
+    """Collect on rank 0 what a figure needs: values on the grid, and where it lies."""
+    whole = u.gather()
+    inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
+    if whole is None or inside is None:
+        return None
+    shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, problem.components), np.nan)
+    low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
+    return {"grid": shaped, "lower": low, "upper": low + h * (np.array(problem.layout.points) - 1), "h": h}
+
+
+def _gather_mesh(u: fem.Function) -> dict[str, Any] | None:
     """Collect on rank 0 what a figure needs: coordinates, values (n, m), and triangles in 2D."""
-    m = problem.equation.components
-    if isinstance(u, GridFunction):
-        assert isinstance(problem, FD)
-        whole = u.gather()
-        inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
-        if whole is None or inside is None:
-            return None
-        shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, m), np.nan)
-        low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
-        return {"grid": shaped, "lower": low, "upper": low + h * (np.array(problem.layout.points) - 1), "h": h}
-    assert isinstance(problem, FEM)
-    topology, _, x = dolfinx.plot.vtk_mesh(problem.space) if problem.dim > 1 else (np.zeros(0), None, None)
-    if problem.dim == 1:
-        x, cells = problem.space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
-    else:
+    space = u.function_space
+    mesh, m = space.mesh, space.dofmap.index_map_bs
+    dim, x, triangles = mesh.geometry.dim, space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
+    if dim == 2:
+        topology, _, x = dolfinx.plot.vtk_mesh(space)
         width = int(topology[0]) if topology.size else 1
         cells = topology.reshape(-1, width + 1)[:, 1:]
-    kind = problem.mesh.topology.cell_type.name
-    if problem.dim == 2:
-        cells = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
-    else:
-        cells = np.zeros((0, 3), dtype=int)
-    parts = problem.comm.gather((x, u.x.array.reshape(-1, m), cells), root=0)
+        kind = mesh.topology.cell_type.name
+        triangles = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
+    parts = mesh.comm.gather((x, u.x.array.reshape(-1, m), triangles), root=0)
     if parts is None:
         return None
     starts = np.cumsum([0, *(len(p[0]) for p in parts)])
@@ -232,7 +248,7 @@ def _gather(problem: Semidiscrete, u: Any) -> dict[str, Any] | None:
         "x": np.concatenate([p[0] for p in parts]),
         "values": np.concatenate([p[1] for p in parts]),
         "triangles": np.concatenate([p[2] + s for p, s in zip(parts, starts, strict=False)]),
-        "dim": problem.dim,
+        "dim": dim,
     }
 
 

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -552,22 +553,76 @@ def axis_beyond_space(kit: Kit) -> None:
     npde.Periodic(3)
 
 
-@case(ValueError, "Periodic", "axis 2", "0 to 1", of=FD)
+@case(ValueError, "Periodic", "axis 2", "0 to 1")
 def axis_that_does_not_exist(kit: Kit) -> None:
     kit.problem(bcs=[npde.Periodic(2)])
 
 
-@case(TypeError, "Periodic", "FEM", "FD", of=FEM)
-def periodic_finite_elements(kit: Kit) -> None:
-    kit.problem(bcs=[npde.Periodic(0)])
+@case(ValueError, "three cells", "axis 1", "0.5", of=FEM)
+def two_cells_around(kit: Kit) -> None:
+    npde.periodic_mesh(dolfinx.mesh.create_unit_square(kit.comm, 4, 2), 1)
 
 
-@case(ValueError, "Dirichlet", "selects nothing", "periodic", of=FD)
+@case(ValueError, "do not match", "axis 1", "1e-", of=FEM)
+def unlike_sides(kit: Kit) -> None:
+    mesh = kit.mesh()
+    x = mesh.geometry.x
+    x[np.isclose(x[:, 0], 0.25) & np.isclose(x[:, 1], 1), 0] += 1e-6
+    npde.periodic_mesh(mesh, (0, 1))
+
+
+@case(ValueError, "facets", "match", "axis 0", of=FEM)
+def unlike_diagonals(kit: Kit) -> None:
+    """Tetrahedra whose sides across axis 0 have the same nodes, but another diagonal in each square."""
+    upright = dolfinx.mesh.create_unit_cube(kit.comm, 3, 3, 3)
+    x, cells = np.zeros((0, 3)), np.zeros((0, 4), dtype=np.int64)
+    if kit.comm.rank == 0:
+        nodes = np.arange(4**3).reshape(4, 4, 4)
+        corners = np.array([nodes[:-1, :-1, :-1].ravel() + n for n in nodes[:2, :2, :2].ravel()]).T
+        # The way from corner to corner along the axes in each order; in the last layer seen in a mirror.
+        ways = [np.cumsum([0, *order]) for order in permutations((1, 2, 4))]
+        mirrored = [way ^ 1 for way in ways]
+        last = corners[:, 0] >= nodes[-2, 0, 0]
+        cells = np.concatenate([corners[~last][:, way] for way in ways] + [corners[last][:, way] for way in mirrored])
+        x = np.stack(np.unravel_index(np.arange(4**3), (4, 4, 4)), axis=1) / 3.0
+    npde.periodic_mesh(dolfinx.mesh.create_mesh(kit.comm, cells, upright.ufl_domain(), x), 0)
+
+
+@case(ValueError, "no flat sides", "axis 0", of=FEM)
+def slanted_sides(kit: Kit) -> None:
+    mesh = kit.mesh()
+    mesh.geometry.x[:, 0] += mesh.geometry.x[:, 1]
+    npde.FEM(npde.physics.heat(), dolfinx.fem.functionspace(mesh, ("Lagrange", 1)), [npde.Periodic(0)])
+
+
+@case(ValueError, "flux", "another mesh", "periodic_mesh", of=FEM)
+def function_on_the_mesh_before(kit: Kit) -> None:
+    space = kit.space()
+    npde.FEM(npde.physics.heat(dolfinx.fem.Function(space)), space, [npde.Periodic(0)])
+
+
+@case(ValueError, "facet_tags", "another mesh", of=FEM)
+def tags_of_another_mesh(kit: Kit) -> None:
+    none = np.zeros(0, dtype=np.int32)
+    kit.problem(facet_tags=dolfinx.mesh.meshtags(kit.mesh(), 1, none, none))
+
+
+@case(TypeError, "mesh", "Grid", of=FEM)
+def periodic_mesh_of_a_grid(kit: Kit) -> None:
+    npde.periodic_mesh(kit.grid(), 0)
+
+
+@case(TypeError, "axes", "'x'", of=FEM)
+def axis_is_text(kit: Kit) -> None:
+    npde.periodic_mesh(kit.mesh(), "x")
+
+
+@case(ValueError, "Dirichlet", "selects nothing", "periodic")
 def dirichlet_on_a_periodic_side(kit: Kit) -> None:
     kit.problem(bcs=[npde.Periodic(0), npde.Dirichlet(0.0, inner_left)])
 
 
-@case(ValueError, "Flux", "selects nothing", "periodic", of=FD)
+@case(ValueError, "Flux", "selects nothing", "periodic")
 def flux_on_a_periodic_side(kit: Kit) -> None:
     kit.problem(bcs=[npde.Flux(0.0, inner_left), npde.Periodic(0)])
 

@@ -235,12 +235,6 @@ def test_fd_periodic(exact, axes):
     assert np.all(orders(errors, sizes) > 1.95)
 
 
-def test_fem_refuses_periodic():
-    space = dolfinx.fem.functionspace(box("triangle", 3), ("Lagrange", 1))
-    with pytest.raises(TypeError, match="Periodic: not available for FEM"):
-        npde.FEM(equation(scalar), space, [npde.Periodic(0)])
-
-
 @pytest.mark.parametrize("shape", ["square", "L"])
 @pytest.mark.parametrize("exact", [scalar, pair])
 def test_fd_masked(shape, exact):

@@ -10,7 +10,7 @@ integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Mass
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
@@ -83,10 +84,12 @@ class FEM(Semidiscrete):
         The NPDE.
     space
         DOLFINx function space of the state: Lagrange of any degree, of shape ``(m,)`` for ``m`` > 1 components,
-        on a mesh of any cell.
+        on a mesh of any cell. With :class:`Periodic` among the conditions, :attr:`space` and :attr:`mesh` become
+        those of :func:`periodic_mesh`, unless the mesh is periodic along these axes already.
     bcs
         Boundary conditions; where none holds, no flux passes. Markers select the boundary facets whose vertices
-        all satisfy them.
+        all satisfy them. At the seam of a periodic mesh data in UFL have the value of either side, so that they
+        should be periodic; numpy callables get coordinates of the lower side.
     facet_tags
         Mesh tags that integer markers refer to.
     mass
@@ -98,7 +101,8 @@ class FEM(Semidiscrete):
     ------
     TypeError, ValueError
         If the space does not fit the equation, a term of the equation is not UFL or has a wrong shape, parameters
-        clash or lack a value, a marker selects nothing or raises, or a component does not exist.
+        clash or lack a value, a marker selects nothing or raises, or a component does not exist; if the mesh cannot
+        be made periodic (see :func:`periodic_mesh`).
     """
 
     method = "fem"
@@ -115,17 +119,20 @@ class FEM(Semidiscrete):
     ) -> None:
         self._check_space(equation, space, mass)
         self._options: dict[str, Any] = {"facet_tags": facet_tags, "mass": mass, "quadrature_degree": quadrature_degree}
-        self._given_conditions = tuple(bcs) if isinstance(bcs, Iterable) else bcs
-        self.equation, self.mesh, self.comm = equation, space.mesh, space.mesh.comm
+        bcs = checked_conditions(bcs, equation.components)
+        self._given_conditions = tuple(bcs)
+        axes = {bc.axis for bc in bcs if isinstance(bc, Periodic)}
+        mesh = periodic_mesh(space.mesh, axes) if axes else space.mesh
+        if mesh is not space.mesh:
+            space = fem.functionspace(mesh, space.ufl_element())
+        self.equation, self.mesh, self.comm = equation, mesh, mesh.comm
         self.given_space = space
         self.space = _space_of_pairs(space, equation) if equation.is_complex else space
         space = self.space
-        self.dim, self.components = space.mesh.geometry.dim, equation.state_components
-        self._facet_tags, self._lumped = facet_tags, mass == "lumped"
-        bcs = checked_conditions(bcs, equation.components)
-        if any(isinstance(bc, Periodic) for bc in bcs):
-            raise TypeError("Periodic: not available for FEM; use FD, or a mesh that is periodic itself")
+        self.dim, self.components = mesh.geometry.dim, equation.state_components
+        self._lumped = mass == "lumped"
         self._check_options(facet_tags, quadrature_degree)
+        self._facet_tags = self._own_tags(facet_tags)
         metadata = {} if quadrature_degree is None else {"quadrature_degree": quadrature_degree}
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
@@ -193,6 +200,15 @@ class FEM(Semidiscrete):
         if quadrature_degree is not None and not (isinstance(quadrature_degree, int) and quadrature_degree >= 0):
             raise ValueError(f"quadrature_degree: an integer from 0 on, or None, allowed; {quadrature_degree!r} given")
 
+    def _own_tags(self, facet_tags: dmesh.MeshTags | None) -> dmesh.MeshTags | None:
+        """Return tags of facets as tags on the problem's mesh."""
+        mesh = self.mesh
+        if facet_tags is None or facet_tags.topology == mesh.topology._cpp_object:
+            return facet_tags
+        if isinstance(mesh, PeriodicMesh) and facet_tags.topology == mesh.original.topology._cpp_object:
+            return mesh.carry_tags(facet_tags)
+        raise ValueError("facet_tags: tags on another mesh given; tags on the mesh of the space allowed")
+
     def _bind(self, label: str, expression: Expr) -> Expr:
         """Replace parameters by DOLFINx constants and functions, made as they are met."""
         for name, parameter in parameters_of([expression]).items():
@@ -217,6 +233,7 @@ class FEM(Semidiscrete):
                 raise ValueError(
                     f"{label} contains {terminal!r}, which lives on another mesh; a Parameter, or a DOLFINx function "
                     "on the same mesh, allowed"
+                    + (", made by periodic_mesh beforehand" if isinstance(self.mesh, PeriodicMesh) else "")
                 )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
@@ -248,8 +265,12 @@ class FEM(Semidiscrete):
             if data.function_space == space:
                 out[:] = data.x.array
             else:
+                mesh = self.mesh
                 try:
-                    like.interpolate(data)
+                    if isinstance(mesh, PeriodicMesh) and data.function_space.mesh is mesh.original:
+                        mesh.carry(data, like)
+                    else:
+                        like.interpolate(data)
                 except RuntimeError as error:
                     raise ValueError(
                         f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
@@ -258,7 +279,7 @@ class FEM(Semidiscrete):
                 out[:] = like.x.array
         with alike(self.comm):
             if callable(data) and not isinstance(data, fem.Function):
-                out[:] = evaluate_callable(label, data, space.tabulate_dof_coordinates().T, shape).reshape(-1)
+                out[:] = evaluate_callable(label, data, self._points(space).T, shape).reshape(-1)
             elif not isinstance(data, fem.Function):
                 array = as_numbers(label, data)
                 if array.shape in {(), shape}:
@@ -273,24 +294,44 @@ class FEM(Semidiscrete):
             finite(label, out)
         return out
 
+    def _points(self, space: fem.FunctionSpace) -> Array:
+        """Coordinates of all local dofs of a space, shape (n, 3)."""
+        x = space.tabulate_dof_coordinates()
+        return self.mesh.wrap(x) if isinstance(self.mesh, PeriodicMesh) else x
+
     def _facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
         """Boundary facets of this rank that a marker selects."""
         mesh, fdim = self.mesh, self.mesh.topology.dim - 1
         mesh.topology.create_connectivity(fdim, fdim + 1)
-        mesh.topology.create_connectivity(fdim, 0)
+        mesh.topology.create_connectivity(fdim + 1, fdim)
         if where is None:
             facets = dmesh.exterior_facet_indices(mesh.topology)
         elif callable(where):
-            # With the connectivity made above, DOLFINx finds the facets without communication.
-            with alike(self.comm):
-                facets = dmesh.locate_entities_boundary(mesh, fdim, lambda x: select(label, where, x))
+            facets = self._marked_facets(label, where)
         else:
             facets = self._tagged_facets(label, where)
             if label != "Dirichlet":
                 facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
         if not self.comm.allreduce(facets.size):
-            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh")
+            axes = f", periodic along axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
+            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{axes}")
         return facets.astype(np.int32)
+
+    def _marked_facets(self, label: str, where: Callable) -> npt.NDArray[np.int32]:
+        """Facets of the boundary whose vertices all satisfy a marker.
+
+        Unlike DOLFINx, which knows one place of a vertex, this asks for the coordinates that the facet's own cell has:
+        at the seam of a periodic mesh a vertex has several.
+        """
+        mesh, fdim = self.mesh, self.mesh.topology.dim - 1
+        facets = dmesh.exterior_facet_indices(mesh.topology)
+        corners = dolfinx.cpp.mesh.cell_num_vertices(
+            dolfinx.cpp.mesh.cell_entity_type(mesh.topology.cell_type, fdim, 0)
+        )
+        nodes, place = np.unique(dmesh.entities_to_geometry(mesh, fdim, facets)[:, :corners], return_inverse=True)
+        with alike(self.comm):
+            chosen = select(label, where, mesh.geometry.x[nodes].T)
+        return facets[chosen[place].reshape(-1, corners).all(axis=1)]
 
     def _tagged_facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
         try:
@@ -547,7 +588,7 @@ class FEM(Semidiscrete):
                 part.x.array[:] = self._values("u0", source, self.given_space, part)
             function.x.array[:] = parts[0].x.array + 1j * parts[1].x.array
             return function.x.array[: self.n_owned // 2].view(np.float64).copy()
-        x = self.space.tabulate_dof_coordinates()[: self.n_owned // self.components].T
+        x = self.coordinates().T
         with alike(self.comm):
             return complex_values("u0", u0, x, self.equation.shape)
 
@@ -807,7 +848,7 @@ class FEM(Semidiscrete):
 
     def coordinates(self) -> Array:
         owned = self.n_owned // self.components
-        return self.space.tabulate_dof_coordinates()[:owned]
+        return self._points(self.space)[:owned]
 
     @cached_property
     def _total_forms(self) -> list[Packed]:
