@@ -36,9 +36,11 @@ from npde_fem.optimize import (
     Minimum,
     PDEConstrainedProblem,
     TapedSolution,
+    density_filter,
     integral,
     minimize,
     misfit,
+    projection,
     solve,
 )
 from npde_fem.options import petsc_options
@@ -108,6 +110,7 @@ __all__ = [
     "TapedSolution",
     "Writer",
     "compare",
+    "density_filter",
     "integral",
     "manufactured",
     "minimize",
@@ -115,6 +118,7 @@ __all__ = [
     "periodic_mesh",
     "petsc_options",
     "physics",
+    "projection",
     "restore",
     "save",
     "scheme_named",
