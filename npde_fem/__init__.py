@@ -20,6 +20,7 @@ from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
 from npde_fem.equation import (
     NPDE,
+    Absorbing,
     ComplexParameter,
     Dirichlet,
     Flux,
@@ -46,6 +47,7 @@ from npde_fem.optimize import (
 from npde_fem.options import petsc_options
 from npde_fem.output import Writer
 from npde_fem.parallel import end_job_on_exception
+from npde_fem.pml import PML
 from npde_fem.solve import (
     IMEX,
     RK4,
@@ -54,17 +56,25 @@ from npde_fem.solve import (
     BackwardEuler,
     Checkpoints,
     CrankNicolson,
+    Eigenmodes,
     ForwardEuler,
+    GroundState,
     ImplicitMidpoint,
+    Leapfrog,
+    Newmark,
     Relaxation,
     Scheme,
+    ShiftedLaplacian,
     Solution,
     SolveError,
     Strang,
+    eigenmodes,
+    ground_state,
     restore,
     save,
     scheme_named,
     spectral_radius,
+    sweep,
 )
 
 __version__ = "0.1.0"
@@ -79,22 +89,28 @@ __all__ = [
     "IMEX",
     "L2",
     "NPDE",
+    "PML",
     "RK4",
     "SDIRK2",
     "TV",
+    "Absorbing",
     "Adaptive",
     "BackwardEuler",
     "Checkpoints",
     "ComplexParameter",
     "CrankNicolson",
     "Dirichlet",
+    "Eigenmodes",
     "Flux",
     "ForwardEuler",
     "Grid",
     "GridFunction",
+    "GroundState",
     "ImplicitMidpoint",
     "Initial",
+    "Leapfrog",
     "Minimum",
+    "Newmark",
     "PDEConstrainedProblem",
     "Parameter",
     "Periodic",
@@ -104,6 +120,7 @@ __all__ = [
     "Robin",
     "Scheme",
     "Semidiscrete",
+    "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
@@ -111,6 +128,8 @@ __all__ = [
     "Writer",
     "compare",
     "density_filter",
+    "eigenmodes",
+    "ground_state",
     "integral",
     "manufactured",
     "minimize",
@@ -124,4 +143,5 @@ __all__ = [
     "scheme_named",
     "solve",
     "spectral_radius",
+    "sweep",
 ]

@@ -33,6 +33,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = [
     "NPDE",
+    "Absorbing",
     "BoundaryCondition",
     "ComplexParameter",
     "Dirichlet",
@@ -470,6 +471,10 @@ class NPDE:
         Shape of the state as its values are: ``()`` for one component, ``(m,)`` for more.
     state_components, state_shape
         Number and shape of the real components that carry it.
+    waves
+        Callable ``(x, t)``: the wavenumber of the waves that a mesh must resolve, UFL; None if there are none.
+    shifted
+        Callable ``(beta)``: the equation with its waves absorbed, for a preconditioner; None if there is none.
 
     Raises
     ------
@@ -500,11 +505,19 @@ class NPDE:
             raise ValueError(f"dtype: float or complex allowed, {dtype!r} given")
         self.flux, self.source, self.damping, self.inertia, self.flow = flux, source, damping, inertia, flow
         self.components, self.dtype, self.name = int(components), dtype, name
+        self.waves: Callable | None = None
+        self.shifted: Callable[[float], NPDE] | None = None
 
     @property
     def is_complex(self) -> bool:
         """Whether the state is complex."""
         return self.dtype is complex
+
+    @property
+    def has_constraints(self) -> bool:
+        """Whether a component has an equation without time derivative, a row of zeros in a damping matrix."""
+        rows = np.asarray(self.damping, dtype=object)
+        return rows.ndim == 2 and any(all(entry == 0 for entry in row) for row in rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -614,6 +627,32 @@ class NPDE:
             raise ValueError(f"{label} is complex; a real one allowed: abs(u) ** 2, ufl.real(...) or ufl.imag(...)")
         return real
 
+    def rotated(self, factor: complex) -> NPDE:
+        """Return a complex equation, without flow, whose flux and source are ``factor`` times this one's.
+
+        With -i it is the equation in imaginary time, ``t = -i tau``.
+
+        Raises
+        ------
+        ValueError
+            If the equation is real.
+        """
+        if not self.is_complex:
+            raise ValueError(f"equation {self.name!r} is real; a complex one allowed")
+
+        def times(term: Callable | None) -> Callable | None:
+            return None if term is None else lambda u, x, t: factor * call("term", term, (u, x, t))
+
+        return NPDE(
+            flux=times(self.flux),
+            source=times(self.source),
+            damping=self.damping,
+            inertia=self.inertia,
+            components=self.components,
+            dtype=complex,
+            name=f"rotated {self.name}",
+        )
+
     def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
         """Return the same equation, without its flow, with ``extra(u, x, t)`` added to its source."""
         old = self.source
@@ -621,7 +660,7 @@ class NPDE:
         def source(u: Expr, x: Expr, t: Expr) -> Expr:
             return extra(u, x, t) if old is None else old(u, x, t) + extra(u, x, t)
 
-        return NPDE(
+        result = NPDE(
             flux=self.flux,
             source=source,
             damping=self.damping,
@@ -630,6 +669,8 @@ class NPDE:
             dtype=self.dtype,
             name=name or self.name,
         )
+        result.waves, result.shifted = self.waves, self.shifted
+        return result
 
 
 def _write(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ...]]) -> Expr:
@@ -767,9 +808,11 @@ class BoundaryCondition:
             written = _write(label, value, arguments, [() if scalar else (m,)])
             return as_state(split(written, {})) if equation.is_complex else _real(label, written)
 
-    def write_coefficient(self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+    def write_coefficient(
+        self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr, name: str = "coefficient"
+    ) -> Expr:
         """Write a scalar that multiplies the held components: UFL of shape (), or a matrix if it is complex."""
-        label = f"{type(self).__name__} coefficient"
+        label = f"{type(self).__name__} {name}"
         with writing_on(domain):
             written = _write(label, value, arguments, [()])
             if not equation.is_complex:
@@ -823,6 +866,21 @@ class Robin(BoundaryCondition):
     """``n . F = value - coefficient * u``; data as in :class:`Flux`, the coefficient a scalar."""
 
     coefficient: Value
+    value: Value = 0.0
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Absorbing(BoundaryCondition):
+    """``n . F = value - impedance * u_t``: lets waves out; data as in :class:`Flux`, the impedance a scalar.
+
+    For ``u_tt = div(c^2 grad u)`` the impedance c absorbs what meets the boundary at right angles, and reflects the
+    share ``(1 - cos a) / (1 + cos a)`` of what comes at an angle a to the normal (Engquist and Majda 1977, Math. Comp.
+    31, eq. 1.12). It is a damping of the boundary, and like the damping must not depend on time.
+    """
+
+    impedance: Value
     value: Value = 0.0
     where: Marker = None
     component: int | None = None

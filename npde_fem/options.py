@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from petsc4py import PETSc
 
-__all__ = ["petsc_options"]
+__all__ = ["option_given", "petsc_options"]
 
 
 def petsc_options(argv: Sequence[str] | None = None) -> list[str]:
@@ -32,6 +32,11 @@ def petsc_options(argv: Sequence[str] | None = None) -> list[str]:
         has_value = bool(given) and (not given[0].startswith("-") or _is_number(given[0]))
         options.setValue(word[1:], given.pop(0) if has_value else "")
     return rest
+
+
+def option_given(name: str) -> bool:
+    """Whether the user has set the PETSc option ``-npde_NAME``."""
+    return bool(PETSc.Options("npde_").hasName(name))
 
 
 def _is_number(text: str) -> bool:

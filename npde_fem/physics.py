@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from npde_fem.equation import NPDE, ComplexParameter, call
+from npde_fem.pml import PML
 
 import numpy as np
 import ufl
@@ -20,12 +21,16 @@ __all__ = [
     "gray_scott",
     "heat",
     "helmholtz",
+    "open_wave",
     "paraxial",
     "poisson",
     "porous_fisher",
     "reaction_diffusion",
     "relaxed_schrodinger",
     "schrodinger",
+    "schrodinger_energy",
+    "telegraph",
+    "wave",
 ]
 
 Coefficient = Any
@@ -160,6 +165,33 @@ def glioma(white: Coefficient, grey: Coefficient, white_matter: Any, grey_matter
     return NPDE(flux=flux, source=lambda u, x, t: _at(rate, x, t) * u * (1 - u), name="glioma")
 
 
+def wave(speed: Coefficient = 1.0, damping: Coefficient = 0.0, source: Coefficient = 0.0) -> NPDE:
+    """``u_tt + b u_t = div(c^2 grad u) + s(x, t)``.
+
+    ``Absorbing(c)`` on the boundary lets the waves out.
+    """
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t),
+        damping=damping,
+        inertia=1.0,
+        name="wave",
+    )
+
+
+def telegraph(
+    speed: Coefficient = 1.0, damping: Coefficient = 1.0, decay: Coefficient = 0.0, source: Coefficient = 0.0
+) -> NPDE:
+    """``u_tt + b u_t + k u = div(c^2 grad u) + s(x, t)``: voltage along a line with losses (Heaviside 1876)."""
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t) - _at(decay, x, t) * u,
+        damping=damping,
+        inertia=1.0,
+        name="telegraph",
+    )
+
+
 def fitzhugh_nagumo(
     diffusion: Coefficient = 1e-3,
     threshold: Coefficient = 0.1,
@@ -227,6 +259,21 @@ def schrodinger(
     )
 
 
+def schrodinger_energy(
+    potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 0.0
+) -> Callable:
+    """Return the density of the energy that :func:`schrodinger` conserves, a callable ``(psi, x, t)`` to integrate.
+
+    ``hbar^2 / (2 m) |grad psi|^2 + V |psi|^2 + g / 2 |psi|^4``, with the real part of V.
+    """
+
+    def density(psi: Any, x: Any, t: Any) -> Any:
+        kinetic = _at(hbar, x, t) ** 2 / (2 * _at(mass, x, t)) * ufl.real(ufl.inner(ufl.grad(psi), ufl.grad(psi)))
+        return kinetic + ufl.real(_at(potential, x, t) * abs(psi) ** 2) + _at(g, x, t) / 2 * abs(psi) ** 4
+
+    return density
+
+
 def relaxed_schrodinger(
     potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 1.0
 ) -> NPDE:
@@ -251,22 +298,90 @@ def relaxed_schrodinger(
     return NPDE(flux=flux, source=source, flow=flow, components=2, dtype=complex, name="relaxed schrodinger")
 
 
-def helmholtz(wavenumber: Coefficient, index: Coefficient = 1.0, source: Coefficient = 0.0) -> NPDE:
+def helmholtz(
+    wavenumber: Coefficient, index: Coefficient = 1.0, source: Coefficient = 0.0, pml: PML | None = None
+) -> NPDE:
     """``0 = lap u + k^2 n(x)^2 u + s(x)``, stationary and complex: waves ``u exp(-i omega t)``.
 
     An outgoing wave is exp(i k r). A complex index absorbs where its imaginary part is positive. The first-order
     absorbing (impedance) boundary is ``Robin(-1j * k)``, with ``value`` what an incoming wave v brings,
-    ``n . grad v - i k v``.
+    ``n . grad v - i k v``. A perfectly matched layer stretches coordinates (see :mod:`npde_fem.pml`):
+
+        0 = div(L grad u) + J (k^2 n^2 u + s),   J = prod s_a,   L = J diag(1 / s_a^2).
+
+    Its shifted sibling has k^2 (1 + i beta) in the place of k^2, and less absorption in the layer: where s_a is far
+    from real, multigrid fails.
     """
-    return NPDE(
-        flux=lambda u, x, t: ufl.grad(u),
-        source=lambda u, x, t: (
-            (_at(wavenumber, x, t) * _scalar("index", index, x, t)) ** 2 * u + _scalar("source", source, x, t)
-        ),
-        damping=0.0,
-        dtype=complex,
-        name="helmholtz",
-    )
+
+    def wave(x: Any, t: Any) -> Any:
+        return _at(wavenumber, x, t) * _scalar("index", index, x, t)
+
+    def version(shift: complex, absorption: float) -> NPDE:
+        def stretching(x: Any, t: Any) -> list[Any]:
+            assert pml is not None
+            return pml.stretching(x, _at(wavenumber, x, t), absorption)
+
+        def flux(u: Any, x: Any, t: Any) -> Any:
+            if pml is None:
+                return ufl.grad(u)
+            s = stretching(x, t)
+            return ufl.as_vector([_product(s) / s[a] ** 2 * u.dx(a) for a in range(len(s))])
+
+        def sources(u: Any, x: Any, t: Any) -> Any:
+            terms = (1 + shift) * wave(x, t) ** 2 * u + _scalar("source", source, x, t)
+            return terms if pml is None else _product(stretching(x, t)) * terms
+
+        return NPDE(flux=flux, source=sources, damping=0.0, dtype=complex, name="helmholtz")
+
+    equation = version(0, 1.0)
+    equation.waves = wave
+    equation.shifted = lambda beta: version(1j * beta, 0.4)
+    return equation
+
+
+def _product(factors: list[Any]) -> Any:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result * factor
+    return result
+
+
+def open_wave(speed: Coefficient, pml: PML, source: Coefficient = 0.0) -> NPDE:
+    """``u_tt = div(c^2 grad u) + s(x, t)`` in an open domain, of first order in time, with a perfectly matched layer.
+
+    The state is (u, w, phi_1, ..., phi_d), in three dimensions also psi, with w = u_t and auxiliary fields that vanish
+    outside of the layers (Grote and Sim 2010, arXiv:1001.0319). With z_a = c sigma_a,
+
+        u_t = w,
+        w_t = div(c^2 grad u + phi) - (sum z_a) w - (sum z_a z_b) u - z_1 z_2 z_3 psi + s,
+        phi_a,t = -z_a phi_a + (sum of the other z_b - z_a) c^2 u_a + (product of the other z_b) c^2 psi_a,
+        psi_t = u,
+
+    where products of z are over different axes, and in two dimensions psi has no part. Initial data has phi = psi = 0.
+    """
+    d = pml.dim
+    components = 2 + d + (1 if d == 3 else 0)
+
+    def flux(y: Any, x: Any, t: Any) -> Any:
+        c2 = _at(speed, x, t) ** 2
+        still = [0] * d
+        rows = [still, [c2 * y[0].dx(a) + y[2 + a] for a in range(d)]]
+        return ufl.as_matrix(rows + [still] * (components - 2))
+
+    def sources(y: Any, x: Any, t: Any) -> Any:
+        c = _at(speed, x, t)
+        z = [c * sigma for sigma in pml.absorption(x)]
+        others = [[z[b] for b in range(d) if b != a] for a in range(d)]
+        pairs = sum(z[a] * z[b] for a in range(d) for b in range(a))
+        rate = _at(source, x, t) - sum(z) * y[1] - pairs * y[0]
+        auxiliary = [-z[a] * y[2 + a] + (sum(others[a]) - z[a]) * c**2 * y[0].dx(a) for a in range(d)]
+        if d < 3:
+            return ufl.as_vector([y[1], rate, *auxiliary])
+        psi = y[components - 1]
+        auxiliary = [old + _product(others[a]) * c**2 * psi.dx(a) for a, old in enumerate(auxiliary)]
+        return ufl.as_vector([y[1], rate - _product(z) * psi, *auxiliary, y[0]])
+
+    return NPDE(flux=flux, source=sources, components=components, name="open wave")
 
 
 def paraxial(wavenumber: Coefficient, index: Coefficient = 1.0, reference: Coefficient = 1.0) -> NPDE:

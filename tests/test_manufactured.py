@@ -119,7 +119,7 @@ def fem_error(problem, values, exact, t=0.0, degree=6):
     x = ufl.SpatialCoordinate(problem.mesh)
     difference = u - exact(x, t)
     dx = ufl.Measure("dx", domain=problem.mesh, metadata={"quadrature_degree": degree})
-    form = dolfinx.fem.form(ufl.inner(difference, difference) * dx)
+    form = dolfinx.fem.form(ufl.inner(difference, difference) * dx, dtype=np.float64)
     return float(np.sqrt(COMM.allreduce(dolfinx.fem.assemble_scalar(form))))
 
 

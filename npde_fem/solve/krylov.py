@@ -9,22 +9,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, Self
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.options import option_given
 from npde_fem.parallel import warn_once
+from npde_fem.solve.preconditioner import ShiftedLaplacian, preconditioned
 
 import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Lent", "LinearSolver", "SymmetryTest", "option_given", "options_now", "set_method", "use_lu"]
+__all__ = ["Lent", "LinearSolver", "SymmetryTest", "options_now", "same", "set_method", "use_lu"]
 
 _RTOL = 1e-11
 _LAGGED_ITERATIONS = 10
-
-
-def option_given(name: str) -> bool:
-    """Whether the user has set the PETSc option ``-npde_NAME``."""
-    return bool(PETSc.Options("npde_").hasName(name))
 
 
 def options_now() -> tuple:
@@ -32,13 +30,19 @@ def options_now() -> tuple:
     return tuple(sorted((k, v) for k, v in PETSc.Options().getAll().items() if k.startswith("npde_")))
 
 
+def same(one: float, other: float) -> bool:
+    """Whether two coefficients differ by no more than the round-off of step lengths."""
+    return abs(one - other) <= 1e-12 * max(abs(one), abs(other))
+
+
 def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
-    """Choose the linear solver: of complex states LU, for indefinite matrices defeat simple Krylov methods.
+    """Choose the linear solver: LU for complex states and constraints, whose matrices defeat simple Krylov methods.
 
     Otherwise a Krylov method and a preconditioner; its residual is measured in the norm that Newton's method uses.
     """
     stationary = problem.stationary
-    if problem.equation.is_complex and not (option_given("ksp_type") or option_given("pc_type")):
+    hard = problem.equation.is_complex or (problem.equation.has_constraints and not stationary)
+    if hard and not (option_given("ksp_type") or option_given("pc_type")):
         _factorise(ksp, problem.comm)
         return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
@@ -148,26 +152,31 @@ class Lent(ABC):
 class LinearSolver(Lent):
     """Solves with ``A = M - w R'(u)`` and with its transpose; a stationary problem's A is ``-R'(u)``.
 
+    With inertia M is a sum of both mass matrices.
+
     Parameters
     ----------
     problem
         The semidiscrete problem.
     part
         The part of R that is implicit.
+    preconditioner
+        What the Krylov method is preconditioned by; the one that fits the matrix by default.
     """
 
-    def __init__(self, problem: Semidiscrete, part: Part) -> None:
-        super().__init__(problem, part)
+    def __init__(self, problem: Semidiscrete, part: Part, preconditioner: ShiftedLaplacian | None = None) -> None:
+        super().__init__(problem, part, preconditioner)
         self.part = part
         self._with_state, self._with_time = problem.varies(part)
+        self._shifted = None if preconditioner is None else preconditioner.of(problem)
         self._matrix = problem.new_matrix()
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
         self._symmetric = False
-        self._assembled_for: tuple[float, float] | None = None
+        self._assembled_for: tuple[float, float, float] | None = None
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
-        ksp.setOperators(self._matrix)
+        ksp.setOperators(self._matrix, None if self._shifted is None else self._shifted.matrix)
         ksp.setTolerances(rtol=_RTOL, max_it=10_000)
         ksp.setInitialGuessNonzero(True)
         self._ksp = ksp
@@ -178,19 +187,31 @@ class LinearSolver(Lent):
 
     def destroy(self) -> None:
         self._is_symmetric.destroy()
+        if self._shifted is not None:
+            self._shifted.destroy()
         for thing in (self._ksp, self._matrix, self._x, self._b):
             thing.destroy()
 
-    def assemble(self, t: float, state: Array, w: float) -> None:
-        """Assemble A at a state, unless it does not depend on what has changed."""
-        if self._assembled_for == (t if self._with_time else 0.0, w) and not self._with_state:
-            return
-        self.problem.jacobian(t, state, 0.0 if self.problem.stationary else 1.0, w, self._matrix, self.part)
-        self._assembled_for = (t if self._with_time else 0.0, w)
+    def assemble(self, t: float, state: Array, w: float, damping: float = 1.0, inertia: float = 0.0) -> None:
+        """Assemble A at a state, unless it does not depend on what has changed; M = ``damping M + inertia M_A``."""
+        wanted = (t if self._with_time else 0.0, w, damping)
+        if self._assembled_for is not None and not self._with_state:
+            before, known_w, known_damping = self._assembled_for
+            if before == wanted[0] and same(known_w, w) and same(known_damping, damping):
+                return
+        damping = 0.0 if self.problem.stationary else damping
+        self.problem.jacobian(t, state, damping, w, self._matrix, self.part, inertia)
+        self._assembled_for = wanted
+        if self._shifted is not None and not self.direct:
+            self._shifted.assemble(self.problem, t, state)
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
-            set_method(self._ksp, self.problem, symmetric)
-            self._ksp.setFromOptions()
+            if self._shifted is None:
+                set_method(self._ksp, self.problem, symmetric)
+            else:
+                self._shifted.configure(self._ksp)
+            with preconditioned(self._shifted):
+                self._ksp.setFromOptions()
             # The tolerance of Newton's corrections, which users may loosen, is not that of a derivative.
             self._ksp.setTolerances(rtol=_RTOL)
             self._lagged = self._with_state and self._ksp.getType() == PETSc.KSP.Type.PREONLY and not self.direct
@@ -206,7 +227,7 @@ class LinearSolver(Lent):
         """Write ``A^T values`` into ``out``; constrained dofs are left as they are in ``values``."""
         self._x.array[:] = values
         (self._matrix.mult if self._symmetric else self._matrix.multTranspose)(self._x, self._b)
-        out[:] = self._b.array_r
+        out[:] = values_in(self._b)
 
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess.
@@ -220,6 +241,7 @@ class LinearSolver(Lent):
         self._x.array[:] = out
         if not self._run(transposed):
             if not self.direct:
+                self._ksp.setOperators(self._matrix)
                 use_lu(self._ksp, self.problem.comm)
                 self.direct = True
             if not self._run(transposed):
@@ -227,15 +249,16 @@ class LinearSolver(Lent):
                     f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
                     f"(KSP reason {self._ksp.getConvergedReason()})"
                 )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
 
     def _run(self, transposed: bool) -> bool:
         # PREONLY takes no guess.
         self._ksp.setInitialGuessNonzero(self._ksp.getType() != PETSc.KSP.Type.PREONLY)
-        if transposed and not self._symmetric:
-            self._ksp.solveTranspose(self._b, self._x)
-        else:
-            self._ksp.solve(self._b, self._x)
+        with preconditioned(self._shifted):
+            if transposed and not self._symmetric:
+                self._ksp.solveTranspose(self._b, self._x)
+            else:
+                self._ksp.solve(self._b, self._x)
         if self._lagged:
             self._ksp.getPC().setReusePreconditioner(self._ksp.getIterationNumber() <= _LAGGED_ITERATIONS)
         return bool(self._ksp.getConvergedReason() > 0)
