@@ -216,6 +216,9 @@ def Strang() -> Scheme:
     Strang 1968, SIAM J. Numer. Anal. 5, eq. 4.3. The equation needs a flow (``NPDE(flow=...)``). For Schroedinger's
     equation each part conserves the norm, that of the nodal values in the flow, so FD conserves it to round-off. The
     matrix of the flux is constant in time where the flux is linear, however nonlinear the source.
+
+    The flow moves the free dofs only. Where it would move Dirichlet data too (zero is left alone by most), errors near
+    the boundary grow: in time to those of an order below 2, on meshes in space to those of degree 1.
     """
     return Scheme(
         "strang",
