@@ -94,11 +94,11 @@ def as_numbers(label: str, value: Value) -> np.ndarray:
 
 
 def as_complex(label: str, value: Value) -> np.ndarray:
-    """Return a new complex128 array of what is given, or raise TypeError if it is not made of numbers."""
+    """Return a new complex128 array, rows first, of what is given, or raise TypeError if it is not made of numbers."""
     try:
         if value is None:
             raise TypeError("None is no number")
-        return np.array(value, dtype=np.complex128)
+        return np.array(value, dtype=np.complex128, order="C")
     except (TypeError, ValueError) as error:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
 

@@ -124,6 +124,23 @@ def test_functionals_must_be_real():
         assert float(npde.integral(problem, lambda u, x, t: abs(u) ** 2 + 2)) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("components", [1, 2])
+def test_misfit_to_complex_data(components):
+    """As numpy's arrays may lie in memory: by columns too."""
+    points, shift = np.array([[0.25, 0.25], [0.5, 0.5], [0.75, 0.25]]), 0.3 - 0.4j
+
+    def waves(x):
+        return np.array([x[0] + 1j * x[1], 2 * x[0] - 1j])[:components].squeeze()
+
+    for problem in problems(npde.NPDE(source=lambda u, x, t: 0 * u, components=components, dtype=complex)):
+        solution = npde.solve(problem, waves, t=(0, 1), dt=1.0, observe=[0.0, 1.0])
+        data = np.stack([waves(points.T).T + shift] * 2)
+        sigma = np.full(data.shape, 0.5)
+        for layout in (np.ascontiguousarray, np.asfortranarray):
+            found = npde.misfit(solution, layout(data), points, sigma=layout(sigma))
+            assert found == pytest.approx(0.5 * abs(shift) ** 2 / 0.25 * data.size, rel=1e-9)
+
+
 def test_complex_parameters():
     a = npde.ComplexParameter("a", 2 - 3j)
     assert a.value == 2 - 3j
