@@ -3,10 +3,8 @@
 The matrix of ``div grad u + k^2 u`` is indefinite, and multigrid fails on it. Where ``(1 + i beta) k^2`` stands for
 k^2, waves decay within some wavelengths; multigrid can solve that, and it is a good preconditioner (Erlangga, Vuik and
 Oosterlee 2004, Appl. Numer. Math. 50; 2006, SIAM J. Sci. Comput. 27). Its inverse is approximated here by a V-cycle
-of algebraic multigrid (PETSc's GAMG), smoothed by three iterations of GMRES with ILU(0) (which smooths what Jacobi's
-method does not; Umetani, MacLachlan and Oosterlee 2009, Numer. Linear Algebra Appl. 16), with LU on the coarsest grid.
-Such a cycle is no linear map, so the method outside is flexible GMRES. Iterations hardly depend on the mesh, and grow
-with k.
+of algebraic multigrid (PETSc's GAMG), smoothed by four iterations of GMRES with SOR, with LU on the coarsest grid. Such a
+cycle is no linear map, so the method outside is flexible GMRES. Iterations hardly depend on the mesh, and grow with k.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ __all__ = ["Shifted", "ShiftedLaplacian", "preconditioned"]
 _OPTIONS = {
     "pc_type": "gamg",
     "pc_gamg_aggressive_coarsening": 0,
+    "pc_gamg_threshold": 0.02,
     "pc_gamg_coarse_eq_limit": 1000,
     "mg_levels_ksp_type": "gmres",
-    "mg_levels_ksp_max_it": 3,
-    "mg_levels_pc_type": "bjacobi",
+    "mg_levels_ksp_max_it": 4,
+    "mg_levels_pc_type": "sor",
     "ksp_gmres_restart": 100,
     "ksp_max_it": 1000,
 }
