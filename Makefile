@@ -3,17 +3,22 @@
 PYTHON ?= python3
 
 VENV := .venv
+PROVIDER := packaging/fenics-dolfinx
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-MANIFESTS := pyproject.toml packaging/fenics-dolfinx/pyproject.toml
+MANIFESTS := pyproject.toml $(PROVIDER)/pyproject.toml
 # folders too: their time changes when a file in them is added or removed
 SOURCES := $(shell find npde_fem -name __pycache__ -prune -o -print)
+# both discretisations, schemes, derivatives, output, MPI: what depends on PETSc's scalars, in a few minutes
+COMPLEX_TESTS := $(patsubst %,tests/test_%.py,jacobian fem_linearised time_order agreement probe checkpoints tape pdeco \
+	output complex_pairs complex_gradients) "tests/test_mpi.py::test_any_number_of_ranks_gives_the_same_answer[2]" \
+	tests/test_mpi.py::test_petsc_options_are_honoured
 BENCHMARKS := $(wildcard benchmarks/[a-z]*.py)
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test test-complex lint bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "make TARGET PYTHON=python3.12 builds .venv with that Python"
 
 install: $(STAMP) ## make .venv and install npde_fem with all it needs
@@ -26,6 +31,10 @@ demo: install ## run the demos; their pictures go to figures/
 test: lint ## check the sources, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
+test-complex: ## test with the DOLFINx whose scalars are complex, in .venv-complex
+	$(MAKE) install VENV=.venv-complex PROVIDER=packaging/fenics-dolfinx-complex
+	OMP_NUM_THREADS=1 .venv-complex/bin/pytest $(COMPLEX_TESTS)
+
 lint: install ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,7 +46,7 @@ bench: install ## run the benchmarks, with the packages they compare with
 	for script in $(BENCHMARKS); do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv, figures and caches
-	rm -rf $(VENV) figures build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-complex figures build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A changed source needs only the package anew, from what is there already; a changed manifest everything.
@@ -50,7 +59,7 @@ define install-all
 name it, for example: make install PYTHON=python3.12" >&2; exit 1; }
 @"$(PYTHON)" packaging/preflight.py
 "$(PYTHON)" -m venv $(VENV)
-$(BIN)/pip install ./packaging/fenics-dolfinx ".[test]"
+$(BIN)/pip install ./$(PROVIDER) ".[test]"
 endef
 
 define install-package

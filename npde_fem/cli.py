@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, c
 from npde_fem.options import petsc_options
 from npde_fem.output import SUFFIXES, Writer
 from npde_fem.parallel import say
+from npde_fem.pictures import FILMS
 from npde_fem.solve import Adaptive, scheme_named, solve
 from npde_fem.solve.schemes import SCHEMES
 
@@ -126,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     c.add_argument("equation", metavar="EQUATION", type=_one_of(_COMPARED, "equation"), help="one of those below")
-    c.add_argument("--dim", type=int, choices=(1, 2, 3), default=2, help="space dimension (default 2)")
+    c.add_argument("--dim", type=int, choices=(1, 2, 3), help="space dimension (default 2, or what there is)")
     c.add_argument("--cells", type=_positive(int), nargs="+", metavar="N", help="cells along an axis (16 32 64)")
     c.add_argument("--spacing", type=_positive(int), nargs="+", metavar="MM", help="glioma: voxel sizes (4 2 1)")
     c.add_argument("--degree", type=_positive(int), nargs="+", metavar="P", default=[1, 2], help="FEM degrees (1 2)")
@@ -138,13 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     s = commands.add_parser(
         "solve",
         help="solve a ready-made problem and write it for ParaView or as a picture",
-        description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf) or a picture (.png).",
+        description="Solve a ready-made problem by one method; write VTX (.bp), XDMF (.xdmf), a picture (.png) or\n"
+        "a film (.gif, .mp4).",
         epilog=_listing({**{n: k.summary for n, k in cases.SCENES.items()}, "glioma": _GLIOMA}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     s.add_argument("equation", metavar="EQUATION", type=_one_of(_SOLVED, "equation"), help="one of those below")
     s.add_argument("--method", choices=("fem", "fd"), default="fem", help="discretisation (default fem)")
-    s.add_argument("--dim", type=int, choices=(1, 2, 3), default=2, help="space dimension (default 2)")
+    s.add_argument("--dim", type=int, choices=(1, 2, 3), help="space dimension (default 2, or what there is)")
     s.add_argument("--cells", type=_positive(int), metavar="N", help="cells along an axis (default 64)")
     s.add_argument("--spacing", type=_positive(float), metavar="MM", help="glioma: voxel or element size in mm")
     s.add_argument("--degree", type=_positive(int), default=1, metavar="P", help="FEM degree (default 1)")
@@ -154,8 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--end", type=_positive(float), help="final time")
     s.add_argument("--adaptive", type=_positive(float), metavar="RTOL", help="adaptive steps (scheme sdirk2)")
     s.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, e.g. D=0.2")
-    s.add_argument("--frames", type=_positive(int), default=5, metavar="N", help="times to write (default 5)")
-    s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help="file to write: .bp, .xdmf or .png")
+    s.add_argument("--frames", type=_positive(int), metavar="N", help="times to write (5; of films 60)")
+    s.add_argument("--output", type=_file(*SUFFIXES), metavar="FILE", help=f"file to write: {', '.join(SUFFIXES)}")
 
     learned = commands.add_parser(
         "learn",
@@ -244,33 +247,37 @@ def _listing(summaries: dict[str, str]) -> str:
 
 def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     cells = arguments.cells or [16, 32, 64]
-    say(comm, comparison.table([]))
+    case = cases.KNOWN[arguments.equation]
+    dim = case.dimension(arguments.dim)
+    conserved = list(case.pose(dim).conserved)
+    say(comm, comparison.table([], conserved=conserved))
     rows = comparison.compare(
-        arguments.equation,
-        arguments.dim,
+        case,
+        dim,
         cells,
         arguments.degree,
         scheme=arguments.scheme,
         cell=arguments.cell,
         comm=comm,
-        report=lambda row: say(comm, comparison.table([row], head=False)),
+        report=lambda row: say(comm, comparison.table([row], head=False, conserved=conserved)),
     )
     if arguments.json:
         comparison.write_json(rows, arguments.json, comm)
     if arguments.plot:
-        comparison.draw_orders(rows, f"{arguments.equation}, {arguments.dim}D", arguments.plot, comm)
+        comparison.draw_orders(rows, f"{arguments.equation}, {dim}D", arguments.plot, comm)
 
 
 def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    dim = arguments.dim or 2
     if arguments.cells or arguments.scheme or arguments.cell:
         raise ValueError("glioma is compared by --spacing (and --degree); --cells, --scheme and --cell are not for it")
-    spacings = sorted(arguments.spacing or ([4, 2, 1] if arguments.dim == 2 else [8, 6, 4]), reverse=True)
+    spacings = sorted(arguments.spacing or ([4, 2, 1] if dim == 2 else [8, 6, 4]), reverse=True)
     degree = arguments.degree[0]
     say(comm, f"{'mm':>4}{'FD unknowns':>13}{'FEM unknowns':>14}{'FD s':>8}{'FEM s':>8}{'L2':>9}{'T1Gd':>9}{'T2':>9}")
     rows: list[dict[str, Any]] = []
     differences = []
     for spacing in spacings:
-        (d,) = brain.compare_resolutions(comm, arguments.dim, [spacing], degree=degree)
+        (d,) = brain.compare_resolutions(comm, dim, [spacing], degree=degree)
         differences.append(d)
         row = {"spacing_mm": spacing, "degree": degree, "unknowns_fd": d.unknowns[0], "unknowns_fem": d.unknowns[1]}
         row |= {"seconds_fd": d.seconds[0], "seconds_fem": d.seconds[1], "difference_l2": d.relative}
@@ -284,7 +291,7 @@ def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     if arguments.json:
         comparison.write_json(rows, arguments.json, comm)
     if arguments.plot:
-        tissue = brain.anatomy(arguments.dim, spacings[-1], comm=comm)
+        tissue = brain.anatomy(dim, spacings[-1], comm=comm)
         u0, times = brain.seed(tissue), np.linspace(0, brain.DAYS, 29).tolist()
         fd = brain.simulate(brain.glioma_fd(comm, tissue), u0, times)
         fem = brain.simulate(brain.glioma_fem(comm, tissue, float(spacings[-1]), degree), u0, times)
@@ -292,24 +299,25 @@ def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
 
 
 def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
-    if arguments.dim == 1 or arguments.cells or arguments.cell or arguments.adaptive:
+    dim = arguments.dim or 2
+    if dim == 1 or arguments.cells or arguments.cell or arguments.adaptive:
         raise ValueError("glioma: --dim 2 or 3 and --spacing; --cells, --cell and --adaptive are not for it")
-    spacing = arguments.spacing or (1.0 if arguments.dim == 2 else 2.0)
-    voxel = max(1, round(spacing)) if arguments.method == "fd" else arguments.dim - 1
-    tissue = brain.anatomy(arguments.dim, voxel, comm=comm)
+    spacing = arguments.spacing or (1.0 if dim == 2 else 2.0)
+    voxel = max(1, round(spacing)) if arguments.method == "fd" else dim - 1
+    tissue = brain.anatomy(dim, voxel, comm=comm)
     problem: Semidiscrete
     if arguments.method == "fd":
         problem = brain.glioma_fd(comm, tissue)
     else:
-        problem = brain.glioma_fem(comm, tissue, arguments.spacing or 2.0 * (arguments.dim - 1), arguments.degree)
+        problem = brain.glioma_fem(comm, tissue, arguments.spacing or 2.0 * (dim - 1), arguments.degree)
     _set_parameters(problem, arguments.set)
-    times = np.linspace(0.0, arguments.end or brain.DAYS, max(2, arguments.frames)).tolist()
+    times = np.linspace(0.0, arguments.end or brain.DAYS, _frames(arguments)).tolist()
     say(comm, f"glioma: {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)")
     writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
     with writer as write:
         scheme = scheme_named(arguments.scheme) if arguments.scheme else None
         run = brain.simulate(problem, brain.seed(tissue), times, arguments.dt or brain.DT, scheme, write)
-    unit, scale = ("cm^2", 100.0) if arguments.dim == 2 else ("cm^3", 1000.0)
+    unit, scale = ("cm^2", 100.0) if dim == 2 else ("cm^3", 1000.0)
     say(comm, f"{'day':>8}{f'u > {brain.T1GD:g}':>14}{f'u > {brain.T2:g}':>14}")
     for k, day in enumerate(times):
         sizes = [run.sizes[level][k] / scale for level in (brain.T1GD, brain.T2)]
@@ -317,6 +325,12 @@ def _solve_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     say(comm, f"{len(run.solution.steps)} steps, {run.solution.seconds:.2f} s")
     if arguments.output:
         say(comm, f"written: {arguments.output}")
+
+
+def _frames(arguments: argparse.Namespace) -> int:
+    """Return how many times are to be written, both ends at least."""
+    a_film = arguments.output and Path(arguments.output).suffix in FILMS
+    return max(2, arguments.frames or (60 if a_film else 5))
 
 
 def _set_parameters(problem: Semidiscrete, settings: Sequence[str]) -> None:
@@ -345,20 +359,24 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     if any(given is not None for given in idle.values()):
         names = ", ".join(name for name, given in idle.items() if given is not None)
         raise ValueError(f"{names}: not for {case.name} by {arguments.method}")
-    problem, _ = cases.discretise(
-        case, arguments.method, comm, arguments.dim, arguments.cells or 64, arguments.degree, arguments.cell
+    dim = case.dimension(arguments.dim)
+    problem, posed = cases.discretise(
+        case, arguments.method, comm, dim, arguments.cells or 64, arguments.degree, arguments.cell
     )
-    assert case.initial is not None
     _set_parameters(problem, arguments.set)
     options: dict[str, Any] = {}
     frames: list[float] = [0.0]
     if not problem.stationary:
         end = arguments.end or case.end or 1.0
-        frames = np.linspace(0.0, end, max(2, arguments.frames)).tolist()
         scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
-        dt: Any = Adaptive(rtol=arguments.adaptive) if arguments.adaptive else arguments.dt or case.step
+        dt: Any
+        if arguments.adaptive:
+            dt, frames = Adaptive(rtol=arguments.adaptive), np.linspace(0.0, end, _frames(arguments)).tolist()
+        else:
+            steps = ceil(end / (arguments.dt or case.step) * (1 - 1e-10))
+            dt = end / steps
+            frames = [k * dt for k in np.unique(np.linspace(0, steps, _frames(arguments)).round())]
         options = {"t": (0.0, end), "dt": dt, "scheme": scheme}
-    start = case.initial(arguments.dim)
     say(
         comm,
         f"{case.name}: {case.summary}; {arguments.method.upper()}, {problem.unknowns} unknowns, {comm.size} rank(s)",
@@ -366,18 +384,25 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     writer = Writer(arguments.output, problem) if arguments.output else contextlib.nullcontext()
     with writer as write:
         if problem.stationary:
-            solution = solve(problem, start)
+            solution = solve(problem, posed.initial)
             if write is not None:
                 write(0.0, solution.u)
         else:
-            solution = solve(problem, start, observe=(frames, write) if write is not None else None, **options)
-    lowest = comm.allreduce(float(np.min(solution.values, initial=np.inf)), op=MPI.MIN)
-    highest = comm.allreduce(float(np.max(solution.values, initial=-np.inf)), op=MPI.MAX)
+            observe = (frames, write) if write is not None else [0.0, frames[-1]]
+            solution = solve(problem, posed.initial, observe=observe, **options)
+    symbol, values = (
+        ("|u|", abs(solution.values.view(complex))) if posed.equation.is_complex else ("u", solution.values)
+    )
+    lowest = comm.allreduce(float(np.min(values, initial=np.inf)), op=MPI.MIN)
+    highest = comm.allreduce(float(np.max(values, initial=-np.inf)), op=MPI.MAX)
     say(
         comm,
         f"{len(solution.steps)} steps ({solution.rejected} rejected), {solution.newton_iterations} Newton and "
-        f"{solution.linear_iterations} linear iterations, {solution.seconds:.2f} s; u in [{lowest:.4g}, {highest:.4g}]",
+        f"{solution.linear_iterations} linear iterations, {solution.seconds:.2f} s; "
+        f"{symbol} in [{lowest:.4g}, {highest:.4g}]",
     )
+    for name, change in comparison.changes(posed, solution).items():
+        say(comm, f"relative change of the {name}: {change:.2e}")
     if arguments.output:
         say(comm, f"written: {arguments.output}")
 

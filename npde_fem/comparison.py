@@ -11,10 +11,10 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any, TypedDict
 
-from npde_fem.cases import KNOWN, Case, cell_kind, discretise
+from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
-from npde_fem.solve import Scheme, Solution, scheme_named, solve, spectral_radius
+from npde_fem.solve import Newmark, Scheme, Solution, scheme_named, solve, stable_step
 
 import numpy as np
 from mpi4py import MPI
@@ -23,7 +23,11 @@ __all__ = ["Row", "compare", "draw_orders", "table", "write_json"]
 
 
 class Row(TypedDict):
-    """One solve: ``order`` is the observed one against the row before, None for the first."""
+    """One solve.
+
+    ``order`` is the observed one against the row before, None for the first. ``changes`` are relative changes, from
+    begin to end, of what the equation conserves.
+    """
 
     method: str
     degree: int
@@ -36,15 +40,16 @@ class Row(TypedDict):
     seconds_assembly: float
     memory_mb: float
     steps: int
+    changes: dict[str, float]
 
 
 def compare(
     case: str | Case,
-    dim: int = 2,
+    dim: int | None = None,
     cells: Sequence[int] = (16, 32, 64),
     degrees: Sequence[int] = (1, 2),
     methods: Sequence[str] = ("fd", "fem"),
-    scheme: str | Scheme | None = None,
+    scheme: str | Scheme | Newmark | None = None,
     cell: str | None = None,
     comm: MPI.Comm | None = None,
     report: Callable[[Row], None] | None = None,
@@ -59,7 +64,7 @@ def compare(
     case
         A :class:`~npde_fem.cases.Case` with an exact solution, or the name of one in ``cases.KNOWN``.
     dim
-        Space dimension.
+        Space dimension; by default two, or the only one there is.
     cells
         Cells along each axis, increasing.
     degrees
@@ -84,17 +89,14 @@ def compare(
     Raises
     ------
     KeyError, ValueError
-        For an unknown case, one without an exact solution, or fewer than two cells.
+        For an unknown case, one without an exact solution or not made for ``dim`` dimensions, or fewer than two cells.
     """
     comm = comm or MPI.COMM_WORLD
     if isinstance(case, str):
-        if case not in KNOWN:
-            raise KeyError(f"no case {case!r} with a known solution; there are {', '.join(KNOWN)}")
-        case = KNOWN[case]
-    if case.exact is None:
+        case = case_named(KNOWN, case)
+    dim = case.dimension(dim)
+    if case.pose(dim).exact is None:
         raise ValueError(f"case {case.name!r} has no exact solution to compare with")
-    if dim not in (1, 2, 3):
-        raise ValueError(f"dim must be 1, 2 or 3, not {dim!r}")
     if not cells or min(cells) < 2 or sorted(set(cells)) != list(cells):
         raise ValueError(f"cells must increase from 2 on, {list(cells)} given")
     cell_kind(dim, cell)
@@ -117,11 +119,19 @@ def compare(
 
 
 def _solve_one(
-    case: Case, scheme: Scheme, method: str, degree: int, dim: int, cells: int, cell: str | None, comm: MPI.Comm
+    case: Case,
+    scheme: Scheme | Newmark,
+    method: str,
+    degree: int,
+    dim: int,
+    cells: int,
+    cell: str | None,
+    comm: MPI.Comm,
 ) -> Row:
     gc.collect()
     memory = _memory()
-    problem, exact = discretise(case, method, comm, dim, cells, degree, cell)
+    problem, posed = discretise(case, method, comm, dim, cells, degree, cell)
+    exact = posed.exact
     assert exact is not None
     arguments: dict[str, Any] = {"progress": is_terminal(comm), "rescue": None}
     end = 0.0
@@ -131,11 +141,12 @@ def _solve_one(
         steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
         if scheme.is_explicit:
             problem.update()
-            steps = max(steps, ceil(1.2 * case.end * spectral_radius(problem, 0.0, start) / scheme.stable_to))
-        arguments |= {"t": (0.0, case.end), "dt": case.end / steps, "scheme": scheme}
+            steps = max(steps, ceil(1.2 * case.end / stable_step(problem, scheme, 0.0, start)))
+        dt = case.end / steps
+        arguments |= {"t": (0.0, case.end), "dt": dt, "scheme": scheme, "observe": [0.0, case.end]}
     else:
         start = problem.initial(0.0 * start + 0.5)
-    solve(problem, start, **(arguments if case.end is None else arguments | {"t": (0.0, arguments["dt"])}))
+    solve(problem, start, **(arguments if case.end is None else arguments | {"t": (0.0, dt), "observe": [0.0, dt]}))
     comm.Barrier()
     begun = time.perf_counter()
     solution: Solution = solve(problem, start, **arguments)
@@ -154,7 +165,20 @@ def _solve_one(
         seconds_assembly=comm.allreduce(solution.assembly_seconds, op=MPI.MAX),
         memory_mb=grown / 2**20,
         steps=len(solution.steps),
+        changes=changes(posed, solution),
     )
+
+
+def changes(posed: Posed, solution: Solution) -> dict[str, float]:
+    """Return by how much, relatively, what is conserved changed from the first observed state to the last (collective).
+
+    What is zero at the start changes absolutely.
+    """
+    found = {}
+    for name, measure in posed.conserved.items():
+        before, after = measure(solution, 0), measure(solution, len(solution.times) - 1)
+        found[name] = (after - before) / (abs(before) or 1.0)
+    return found
 
 
 def _memory() -> int:
@@ -167,15 +191,16 @@ _HEAD = f"{'method':<8}{'cells':>6}{'unknowns':>10}{'L2 error':>11}{'max error':
 _HEAD += f"{'steps':>7}{'assembly':>10}{'solve':>9}{'memory':>9}"
 
 
-def table(rows: Sequence[Row], head: bool = True) -> str:
-    """Return rows as a table to print; times in seconds, memory in MB."""
-    lines = [_HEAD] if head else []
+def table(rows: Sequence[Row], head: bool = True, conserved: Sequence[str] = ()) -> str:
+    """Return rows as a table to print: times in seconds, memory in MB, relative changes of what is conserved."""
+    lines = [_HEAD + "".join(f"{name:>11}" for name in conserved)] if head else []
     for r in rows:
         name = "FD" if r["method"] == "fd" else f"FEM P{r['degree']}"
         order = "" if r["order"] is None else f"{r['order']:.2f}"
         lines.append(
             f"{name:<8}{r['cells']:>6}{r['unknowns']:>10}{r['error_l2']:>11.3e}{r['error_max']:>11.3e}{order:>7}"
             f"{r['steps']:>7}{r['seconds_assembly']:>10.3f}{r['seconds']:>9.3f}{r['memory_mb']:>9.1f}"
+            + "".join(f"{r['changes'][name]:>11.1e}" for name in conserved)
         )
     return "\n".join(lines)
 

@@ -95,7 +95,9 @@ def _is_zero(e: Expr) -> bool:
 
 
 def _square(pair: Pair) -> Expr:
-    return pair.real**2 if _is_zero(pair.imag) else pair.real**2 + pair.imag**2
+    # UFL takes no power of what has free indices, and its * would sum over them.
+    squares = [classes.Product(p, p) if p.ufl_free_indices else p**2 for p in pair if not _is_zero(p)]
+    return sum(squares[1:], squares[0]) if squares else pair.real
 
 
 def _times(a: Pair, b: Pair) -> Pair:

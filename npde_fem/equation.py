@@ -33,6 +33,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = [
     "NPDE",
+    "Absorbing",
     "BoundaryCondition",
     "ComplexParameter",
     "Dirichlet",
@@ -513,6 +514,12 @@ class NPDE:
         return self.dtype is complex
 
     @property
+    def has_constraints(self) -> bool:
+        """Whether a component has an equation without time derivative, a row of zeros in a damping matrix."""
+        rows = np.asarray(self.damping, dtype=object)
+        return rows.ndim == 2 and any(all(entry == 0 for entry in row) for row in rows)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return () if self.components == 1 else (self.components,)
 
@@ -619,6 +626,32 @@ class NPDE:
         if imag != 0:
             raise ValueError(f"{label} is complex; a real one allowed: abs(u) ** 2, ufl.real(...) or ufl.imag(...)")
         return real
+
+    def rotated(self, factor: complex) -> NPDE:
+        """Return a complex equation, without flow, whose flux and source are ``factor`` times this one's.
+
+        With -i it is the equation in imaginary time, ``t = -i tau``.
+
+        Raises
+        ------
+        ValueError
+            If the equation is real.
+        """
+        if not self.is_complex:
+            raise ValueError(f"equation {self.name!r} is real; a complex one allowed")
+
+        def times(term: Callable | None) -> Callable | None:
+            return None if term is None else lambda u, x, t: factor * call("term", term, (u, x, t))
+
+        return NPDE(
+            flux=times(self.flux),
+            source=times(self.source),
+            damping=self.damping,
+            inertia=self.inertia,
+            components=self.components,
+            dtype=complex,
+            name=f"rotated {self.name}",
+        )
 
     def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
         """Return the same equation, without its flow, with ``extra(u, x, t)`` added to its source."""
@@ -775,9 +808,11 @@ class BoundaryCondition:
             written = _write(label, value, arguments, [() if scalar else (m,)])
             return as_state(split(written, {})) if equation.is_complex else _real(label, written)
 
-    def write_coefficient(self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr) -> Expr:
+    def write_coefficient(
+        self, value: Value, equation: NPDE, domain: ufl.Mesh, *arguments: Expr, name: str = "coefficient"
+    ) -> Expr:
         """Write a scalar that multiplies the held components: UFL of shape (), or a matrix if it is complex."""
-        label = f"{type(self).__name__} coefficient"
+        label = f"{type(self).__name__} {name}"
         with writing_on(domain):
             written = _write(label, value, arguments, [()])
             if not equation.is_complex:
@@ -831,6 +866,21 @@ class Robin(BoundaryCondition):
     """``n . F = value - coefficient * u``; data as in :class:`Flux`, the coefficient a scalar."""
 
     coefficient: Value
+    value: Value = 0.0
+    where: Marker = None
+    component: int | None = None
+
+
+@dataclass(frozen=True)
+class Absorbing(BoundaryCondition):
+    """``n . F = value - impedance * u_t``: lets waves out; data as in :class:`Flux`, the impedance a scalar.
+
+    For ``u_tt = div(c^2 grad u)`` the impedance c absorbs what meets the boundary at right angles, and reflects the
+    share ``(1 - cos a) / (1 + cos a)`` of what comes at an angle a to the normal (Engquist and Majda 1977, Math. Comp.
+    31, eq. 1.12). It is a damping of the boundary, and like the damping must not depend on time.
+    """
+
+    impedance: Value
     value: Value = 0.0
     where: Marker = None
     component: int | None = None

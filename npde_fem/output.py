@@ -1,4 +1,4 @@
-"""Solutions as files: VTX (ADIOS2) and XDMF for ParaView, PNG to look at. Files appear whole or not at all."""
+"""Solutions as files: VTX (ADIOS2) and XDMF for ParaView, pictures and films. Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from types import TracebackType
 from typing import Any
 
 from npde_fem.discretize import FD, FEM, PeriodicMesh, Semidiscrete
-from npde_fem.discretize.grid import GridFunction
+from npde_fem.discretize.real import new_function
 from npde_fem.parallel import alike
+from npde_fem.pictures import FILMS, can_film, draw, film, gather_grid, gather_mesh, save_figure
 
 import basix.ufl
 import dolfinx.graph
 import dolfinx.mesh
-import dolfinx.plot
 import numpy as np
 import numpy.typing as npt
 from dolfinx import fem
 from dolfinx.io import VTXWriter, XDMFFile
 from mpi4py import MPI
 
-__all__ = ["SUFFIXES", "Writer", "draw", "grid_mesh", "save_figure"]
+__all__ = ["SUFFIXES", "Writer", "grid_mesh", "save_figure"]
 
-SUFFIXES = (".bp", ".xdmf", ".png")
+SUFFIXES = (".bp", ".xdmf", ".png", *FILMS)
 
 
 def grid_mesh(problem: FD) -> tuple[dolfinx.mesh.Mesh, npt.NDArray[np.int64]]:
@@ -70,14 +70,16 @@ def grid_mesh(problem: FD) -> tuple[dolfinx.mesh.Mesh, npt.NDArray[np.int64]]:
 
 
 class _OnMesh:
-    """A function of the problem as a DOLFINx function that files can hold, refreshed by :meth:`take`.
+    """A state of the problem as real DOLFINx functions that files can hold, refreshed by :meth:`take`.
 
-    A function on a periodic mesh is shown on the mesh that it was made of, where each side has nodes of its own.
+    One function, u, of a real state; of a complex one u_real, u_imag and u_abs. A function on a periodic mesh is shown
+    on the mesh that it was made of, where each side has nodes of its own.
     """
 
     def __init__(self, problem: Semidiscrete, degree_one: bool) -> None:
         self.problem = problem
-        shape = problem.equation.state_shape
+        shape, is_complex = problem.equation.shape, problem.equation.is_complex
+        names = ("u_real", "u_imag", "u_abs") if is_complex else ("u",)
         if isinstance(problem, FD):
             mesh, self._index = grid_mesh(problem)
             space = fem.functionspace(mesh, ("Lagrange", 1, shape))
@@ -86,39 +88,49 @@ class _OnMesh:
             self._state = problem.new_state()
         else:
             assert isinstance(problem, FEM)
-            self._pairs = fem.Function(problem.space)
+            known = problem.given_space
             mesh = problem.mesh.original if isinstance(problem.mesh, PeriodicMesh) else problem.mesh
-            element = problem.space.ufl_element()
-            if degree_one and element.degree > 1:
+            if degree_one and known.ufl_element().degree > 1:
                 space = fem.functionspace(mesh, ("Lagrange", 1, shape))
             else:
-                space = problem.space if mesh is problem.mesh else fem.functionspace(mesh, element)
-        self.function = fem.Function(space, name="u")
+                space = known if mesh is problem.mesh else fem.functionspace(mesh, known.ufl_element())
+        self.functions = [new_function(space, name) for name in names]
+        self.parts = self.functions[: 1 + is_complex]
+        """The value, or its real and its imaginary part."""
+        self._whole = self.parts
+        if isinstance(problem, FEM) and space is not known:
+            self._whole = [new_function(known) for _ in self.parts]
 
     def take(self, u: Any) -> None:
         """Take over the values of ``u`` (collective)."""
         if isinstance(self.problem, FD):
-            m = self.problem.components
-            self.problem.load(u.values, self._state)
-            values = self._state.reshape(-1, m)[self._index]
-            self.function.x.array.reshape(-1, m)[self._dofs] = values[self._nodes]
-            return
-        # A complex value is the pair of its real and its imaginary part.
-        self._pairs.x.array[:] = u.x.array.view(np.float64)
-        shown, known = self.function.function_space, self._pairs.function_space
-        if shown == known:
-            self.function.x.array[:] = self._pairs.x.array
-        elif isinstance(known.mesh, PeriodicMesh):
-            known.mesh.carry(self._pairs, self.function)
+            self._take_grid(u.values)
         else:
-            self.function.interpolate(self._pairs)
+            for whole, shown, values in zip(self._whole, self.parts, (u.x.array.real, u.x.array.imag), strict=False):
+                whole.x.array[:] = values
+                mesh = whole.function_space.mesh
+                if whole is not shown and isinstance(mesh, PeriodicMesh):
+                    mesh.carry(whole, shown)
+                elif whole is not shown:
+                    shown.interpolate(whole)
+        if self.problem.equation.is_complex:
+            real, imag, size = (function.x.array for function in self.functions)
+            np.hypot(real, imag, out=size)
+
+    def _take_grid(self, values: npt.NDArray) -> None:
+        m = self.problem.equation.components
+        self.problem.load(values.view(np.float64), self._state)
+        nodal = self._state.view(values.dtype).reshape(-1, m)[self._index]
+        for function, part in zip(self.parts, (nodal.real, nodal.imag), strict=False):
+            function.x.array.reshape(-1, m)[self._dofs] = part[self._nodes]
 
 
 class Writer:
     """Write a solution to a file on the way; use as observer, in a ``with`` block.
 
-    ``.bp`` (VTX, any degree) and ``.xdmf`` (degree 1) hold all times given, ``.png`` a figure of them. The file appears
-    when the block ends well.
+    ``.bp`` (VTX, any degree) and ``.xdmf`` (degree 1) hold all times given: u, or of a complex state u_real, u_imag and
+    u_abs. ``.png`` is a figure of six of them at most, ``.gif`` and ``.mp4`` (by ffmpeg) a film of a hundred; see
+    :mod:`npde_fem.pictures`. The file appears when the block ends well.
 
     >>> with Writer("u.bp", problem) as writer:                        # doctest: +SKIP
     ...     solve(problem, u0, t=(0, 1), dt=0.01, observe=([0, 0.5, 1], writer))
@@ -126,7 +138,8 @@ class Writer:
     Raises
     ------
     ValueError, OSError
-        If the suffix is another, or the folder is missing or not writable; before any work, alike on all ranks.
+        If the suffix is another, a film is asked for of a stationary problem or without ffmpeg for .mp4, or the folder
+        is missing or not writable; before any work, alike on all ranks.
     """
 
     def __init__(self, path: str | os.PathLike, problem: Semidiscrete) -> None:
@@ -137,30 +150,37 @@ class Writer:
                 raise ValueError(
                     f"output {str(self.path)!r}: suffix {self.path.suffix!r} given; {', '.join(SUFFIXES)} allowed"
                 )
+            if self.path.suffix in FILMS and problem.stationary:
+                raise ValueError(f"output {str(self.path)!r}: a stationary solution is no film; .png draws it")
+            if self.path.suffix in FILMS and not can_film(self.path.suffix):
+                raise ValueError(
+                    f"output {str(self.path)!r}: matplotlib finds no ffmpeg, which .mp4 needs; .gif does not"
+                )
             if not os.access(self.path.parent, os.W_OK):
                 raise OSError(f"cannot write {self.path}: folder {self.path.parent} is missing or not writable")
         scratch = tempfile.mkdtemp(prefix=".npde-", dir=self.path.parent) if comm.rank == 0 else None
         self._scratch = Path(comm.bcast(scratch, root=0))
         self._file: Any = None
         self._frames: list[tuple[float, Any]] = []
-        if self.path.suffix != ".png" or isinstance(problem, FEM):
+        drawn = self.path.suffix not in (".bp", ".xdmf")
+        if not drawn or isinstance(problem, FEM):
             self._on_mesh = _OnMesh(problem, self.path.suffix == ".xdmf")
-        if self.path.suffix != ".png":
+        if not drawn:
             target = self._scratch / self.path.name
             if self.path.suffix == ".bp":
-                self._file = VTXWriter(comm, target, [self._on_mesh.function])
+                self._file = VTXWriter(comm, target, self._on_mesh.functions)
             else:
                 self._file = XDMFFile(comm, target, "w")
-                self._file.write_mesh(self._on_mesh.function.function_space.mesh)
+                self._file.write_mesh(self._on_mesh.functions[0].function_space.mesh)
 
     def __call__(self, t: float, u: Any) -> None:
         """Add the state ``u`` at time ``t`` (collective)."""
         if self._file is None:
             if isinstance(self.problem, FD):
-                frame = _gather_grid(self.problem, u)
+                frame = gather_grid(self.problem, u)
             else:
                 self._on_mesh.take(u)
-                frame = _gather_mesh(self._on_mesh.function)
+                frame = gather_mesh(self._on_mesh.parts)
             if frame is not None:
                 self._frames.append((t, frame))
             return
@@ -168,7 +188,8 @@ class Writer:
         if self.path.suffix == ".bp":
             self._file.write(t)
         else:
-            self._file.write_function(self._on_mesh.function, t)
+            for function in self._on_mesh.functions:
+                self._file.write_function(function, t)
 
     def __enter__(self) -> Writer:
         return self
@@ -195,11 +216,12 @@ class Writer:
                     shutil.rmtree(self._scratch)
 
     def _finish(self) -> None:
-        """Draw the figure if it is one, and move what was written to its place."""
+        """Draw the picture or film if it is one, and move what was written to its place."""
         if self._file is None:
             if not self._frames:
                 raise ValueError(f"output {str(self.path)!r}: no state was written, so there is nothing to draw")
-            draw(self._frames, self.problem.equation.name, self._scratch / self.path.name)
+            render = film if self.path.suffix in FILMS else draw
+            render(self._frames, self.problem.equation.name, self._scratch / self.path.name)
         for made in self._scratch.iterdir():
             _replace(made, self.path.parent / made.name)
 
@@ -208,114 +230,3 @@ def _replace(made: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     made.replace(target)
-
-
-def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Save a matplotlib figure whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(aside, dpi=150, bbox_inches="tight")
-    aside.replace(path)
-
-
-def _gather_grid(problem: FD, u: GridFunction) -> dict[str, Any] | None:
-    """Collect on rank 0 what a figure needs: values on the grid, and where it lies."""
-    whole = u.gather()
-    inside = GridFunction(problem.layout, problem.domain.inside.astype(float), 1).gather()
-    if whole is None or inside is None:
-        return None
-    shaped = np.where(inside[..., None] > 0, whole.reshape(*problem.layout.points, problem.components), np.nan)
-    low, h = np.array(problem.grid.lower), np.array(problem.grid.spacing)
-    return {"grid": shaped, "lower": low, "upper": low + h * (np.array(problem.layout.points) - 1), "h": h}
-
-
-def _gather_mesh(u: fem.Function) -> dict[str, Any] | None:
-    """Collect on rank 0 what a figure needs: coordinates, values (n, m), and triangles in 2D."""
-    space = u.function_space
-    mesh, m = space.mesh, space.dofmap.index_map_bs
-    dim, x, triangles = mesh.geometry.dim, space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
-    if dim == 2:
-        topology, _, x = dolfinx.plot.vtk_mesh(space)
-        width = int(topology[0]) if topology.size else 1
-        cells = topology.reshape(-1, width + 1)[:, 1:]
-        kind = mesh.topology.cell_type.name
-        triangles = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
-    parts = mesh.comm.gather((x, u.x.array.reshape(-1, m), triangles), root=0)
-    if parts is None:
-        return None
-    starts = np.cumsum([0, *(len(p[0]) for p in parts)])
-    return {
-        "x": np.concatenate([p[0] for p in parts]),
-        "values": np.concatenate([p[1] for p in parts]),
-        "triangles": np.concatenate([p[2] + s for p, s in zip(parts, starts, strict=False)]),
-        "dim": dim,
-    }
-
-
-def draw(frames: list[tuple[float, Any]], title: str, path: str | os.PathLike, most: int = 6) -> None:
-    """Draw gathered states: curves over x in 1D, a map per time in 2D (3D: the middle slice), a row per component."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    if len(frames) > most:
-        frames = [frames[int(round(k))] for k in np.linspace(0, len(frames) - 1, most)]
-    first = frames[0][1]
-    m = first["grid"].shape[-1] if "grid" in first else first["values"].shape[1]
-    one_dimensional = first["grid"].ndim == 2 if "grid" in first else first["dim"] == 1
-    if one_dimensional:
-        figure, axes = plt.subplots(1, m, figsize=(5 * m, 3.5), squeeze=False)
-        for c in range(m):
-            for k, (t, frame) in enumerate(frames):
-                x, y = _curve(frame, c)
-                axes[0, c].plot(x, y, color=plt.colormaps["viridis"](k / max(1, len(frames) - 1)), label=f"t = {t:g}")
-            axes[0, c].set(xlabel="x", ylabel="u" if m == 1 else f"u[{c}]")
-            axes[0, c].legend(frameon=False)
-    else:
-        columns = len(frames)
-        figure, axes = plt.subplots(
-            m, columns, figsize=(3.2 * columns + 0.8, 3.0 * m), squeeze=False, layout="constrained"
-        )
-        for c in range(m):
-            values = np.concatenate([np.ravel(_component(f, c)) for _, f in frames])
-            low, high = float(np.nanmin(values)), float(np.nanmax(values))
-            for k, (t, frame) in enumerate(frames):
-                image = _map(axes[c, k], frame, c, low, high)
-                axes[c, k].set_title(f"t = {t:g}" if m == 1 else f"u[{c}], t = {t:g}", fontsize=10)
-                axes[c, k].set_aspect("equal")
-                axes[c, k].set_axis_off()
-            figure.colorbar(image, ax=axes[c, :].tolist(), shrink=0.85)
-    figure.suptitle(title)
-    save_figure(figure, path)
-    plt.close(figure)
-
-
-def _component(frame: dict[str, Any], c: int) -> npt.NDArray:
-    return frame["grid"][..., c] if "grid" in frame else frame["values"][:, c]
-
-
-def _curve(frame: dict[str, Any], c: int) -> tuple[npt.NDArray, npt.NDArray]:
-    if "grid" in frame:
-        values = frame["grid"][..., c]
-        return np.linspace(frame["lower"][0], frame["upper"][0], values.size), values
-    order = np.argsort(frame["x"][:, 0])
-    return frame["x"][order, 0], frame["values"][order, c]
-
-
-def _map(axis: Any, frame: dict[str, Any], c: int, low: float, high: float) -> Any:
-    if "grid" in frame:
-        values = frame["grid"][..., c]
-        if values.ndim == 3:
-            values = values[:, :, values.shape[2] // 2]
-        half = 0.5 * frame["h"][:2]
-        (x0, y0), (x1, y1) = frame["lower"][:2] - half, frame["upper"][:2] + half
-        return axis.imshow(values.T, origin="lower", extent=(x0, x1, y0, y1), vmin=low, vmax=high, cmap="viridis")
-    x, values = frame["x"], frame["values"][:, c]
-    if frame["dim"] == 3:
-        height = 0.5 * (x[:, 2].min() + x[:, 2].max())
-        near = np.abs(x[:, 2] - height) <= 0.05 * np.ptp(x[:, 2])
-        return axis.scatter(x[near, 0], x[near, 1], c=values[near], s=4, vmin=low, vmax=high, cmap="viridis")
-    return axis.tripcolor(
-        x[:, 0], x[:, 1], frame["triangles"], values, shading="gouraud", vmin=low, vmax=high, cmap="viridis"
-    )

@@ -28,6 +28,9 @@ __all__ = [
     "reaction_diffusion",
     "relaxed_schrodinger",
     "schrodinger",
+    "schrodinger_energy",
+    "telegraph",
+    "wave",
 ]
 
 Coefficient = Any
@@ -162,6 +165,33 @@ def glioma(white: Coefficient, grey: Coefficient, white_matter: Any, grey_matter
     return NPDE(flux=flux, source=lambda u, x, t: _at(rate, x, t) * u * (1 - u), name="glioma")
 
 
+def wave(speed: Coefficient = 1.0, damping: Coefficient = 0.0, source: Coefficient = 0.0) -> NPDE:
+    """``u_tt + b u_t = div(c^2 grad u) + s(x, t)``.
+
+    ``Absorbing(c)`` on the boundary lets the waves out.
+    """
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t),
+        damping=damping,
+        inertia=1.0,
+        name="wave",
+    )
+
+
+def telegraph(
+    speed: Coefficient = 1.0, damping: Coefficient = 1.0, decay: Coefficient = 0.0, source: Coefficient = 0.0
+) -> NPDE:
+    """``u_tt + b u_t + k u = div(c^2 grad u) + s(x, t)``: voltage along a line with losses (Heaviside 1876)."""
+    return NPDE(
+        flux=lambda u, x, t: _at(speed, x, t) ** 2 * ufl.grad(u),
+        source=lambda u, x, t: _at(source, x, t) - _at(decay, x, t) * u,
+        damping=damping,
+        inertia=1.0,
+        name="telegraph",
+    )
+
+
 def fitzhugh_nagumo(
     diffusion: Coefficient = 1e-3,
     threshold: Coefficient = 0.1,
@@ -227,6 +257,21 @@ def schrodinger(
         dtype=complex,
         name="schrodinger",
     )
+
+
+def schrodinger_energy(
+    potential: Coefficient = 0.0, hbar: Coefficient = 1.0, mass: Coefficient = 1.0, g: Coefficient = 0.0
+) -> Callable:
+    """Return the density of the energy that :func:`schrodinger` conserves, a callable ``(psi, x, t)`` to integrate.
+
+    ``hbar^2 / (2 m) |grad psi|^2 + V |psi|^2 + g / 2 |psi|^4``, with the real part of V.
+    """
+
+    def density(psi: Any, x: Any, t: Any) -> Any:
+        kinetic = _at(hbar, x, t) ** 2 / (2 * _at(mass, x, t)) * ufl.real(ufl.inner(ufl.grad(psi), ufl.grad(psi)))
+        return kinetic + ufl.real(_at(potential, x, t) * abs(psi) ** 2) + _at(g, x, t) / 2 * abs(psi) ** 4
+
+    return density
 
 
 def relaxed_schrodinger(

@@ -135,7 +135,7 @@ class Taped(OverloadedType):
         return vec
 
     def _ad_from_petsc(self, vec: Any) -> None:
-        values = np.array(vec.array_r)
+        values = np.array(vec.array_r.real)
         if not self._ad_spread:
             values = self._ad_comm.bcast(values, root=0)
         self._ad_assign(values.reshape(self._ad_shape()))

@@ -210,14 +210,72 @@ def equation_is_text(kit: Kit) -> None:
     kit.problem("heat")
 
 
-@case(ValueError, "inertia", "second order in time")
-def inertia_matrix(kit: Kit) -> None:
-    kit.solve(system(inertia=np.eye(2)), u0=[0, 0])
+@case(ValueError, "rk4", "inertia", "Leapfrog()", "CrankNicolson()")
+def scheme_of_first_order_for_a_wave(kit: Kit) -> None:
+    kit.solve(npde.physics.wave(), scheme=npde.RK4())
 
 
-@case(ValueError, "inertia", "second order in time")
-def inertia_parameter(kit: Kit) -> None:
-    kit.solve(npde.NPDE(inertia=npde.Parameter("a", 1.0)))
+@case(ValueError, "leapfrog", "inertia", "crank-nicolson")
+def leapfrog_without_inertia(kit: Kit) -> None:
+    kit.solve(scheme=npde.Leapfrog())
+
+
+@case(ValueError, "inertia is singular")
+def inertia_that_vanishes(kit: Kit) -> None:
+    kit.solve(npde.NPDE(inertia=lambda x: ufl.conditional(ufl.lt(x[0], 0.6), 0.0, 1.0)), scheme=npde.Newmark())
+
+
+@case(ValueError, "inertia is singular")
+def inertia_parameter_that_vanishes(kit: Kit) -> None:
+    a = npde.Parameter("a", 1.0)
+    problem = kit.problem(npde.NPDE(inertia=a))
+    a.value = 0.0
+    npde.solve(problem, 1.0, t=(0, 1), dt=0.1, observe=_no_work)
+
+
+@case(ValueError, "inertia is singular")
+def inertia_matrix_that_is_singular(kit: Kit) -> None:
+    kit.solve(system(inertia=[[1, 1], [1, 1]]), u0=[0, 0])
+
+
+@case(ValueError, "stability limit", "leapfrog", "frequency")
+def leapfrog_above_its_limit(kit: Kit) -> None:
+    kit.solve(npde.physics.wave(2.0), scheme=npde.Leapfrog(), dt=0.2)
+
+
+@case(ValueError, "velocity", "inertia")
+def velocity_without_inertia(kit: Kit) -> None:
+    kit.solve(velocity=1.0)
+
+
+@case(ValueError, "velocity", "finite")
+def velocity_that_is_not_finite(kit: Kit) -> None:
+    kit.solve(npde.physics.wave(), velocity=np.nan)
+
+
+@case(ValueError, "error estimate")
+def adaptive_newmark(kit: Kit) -> None:
+    kit.solve(npde.physics.wave(), dt=npde.Adaptive())
+
+
+@case(ValueError, "Newmark", "beta", "0.6", of=ANY)
+def newmark_beta_out_of_range(kit: Kit) -> None:
+    npde.Newmark(0.6)
+
+
+@case(TypeError, "Newmark", "gamma", "'1/2'", of=ANY)
+def newmark_gamma_is_text(kit: Kit) -> None:
+    npde.Newmark(0.25, "1/2")
+
+
+@case(ValueError, "Absorbing", "time")
+def impedance_depends_on_time(kit: Kit) -> None:
+    kit.problem(npde.physics.wave(), [npde.Absorbing(lambda x, t: 1 + t)])
+
+
+@case(ValueError, "Absorbing impedance", "shape")
+def impedance_is_a_vector(kit: Kit) -> None:
+    kit.problem(npde.physics.wave(), [npde.Absorbing([1.0, 2.0])])
 
 
 @case(ValueError, "damping is singular", "implicit")
@@ -272,6 +330,13 @@ def coefficient_of_ones_own(kit: Kit) -> None:
 def function_on_another_mesh(kit: Kit) -> None:
     own = dolfinx.fem.Function(kit.space())
     kit.problem(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)))
+
+
+@case(TypeError, "flux", "complex128", "dtype=numpy.float64", of=FEM)
+def function_of_complex_values(kit: Kit) -> None:
+    space = kit.space()
+    own = dolfinx.fem.Function(space, dtype=np.complex128)
+    npde.FEM(npde.NPDE(flux=lambda u, x, t: own * ufl.grad(u)), space)
 
 
 @case(ValueError, "Dirichlet value", "foreign function", of=FD)
@@ -853,6 +918,14 @@ def initial_function_on_another_grid(kit: Kit) -> None:
     kit.solve(u0=other.function(np.ones(other.n_owned)))
 
 
+@case(TypeError, "u0", "complex", "real", of=FEM)
+def initial_function_is_complex(kit: Kit) -> None:
+    problem = kit.problem()
+    u0 = dolfinx.fem.Function(problem.space, dtype=np.complex128)
+    u0.x.array[:] = 1 + 1j * kit.chosen
+    npde.solve(problem, u0, t=(0, 1), dt=0.1, observe=_no_work)
+
+
 @case(ValueError, "u0", "another mesh", of=FEM)
 def initial_function_on_another_mesh(kit: Kit) -> None:
     kit.solve(u0=dolfinx.fem.Function(kit.space()))
@@ -1241,3 +1314,18 @@ def flow_that_is_a_number(kit: Kit) -> None:
 @case(ValueError, "flow", "shape (2,)")
 def flow_that_is_a_vector(kit: Kit) -> None:
     kit.solve(npde.NPDE(flow=lambda u, x, t, dt: x), scheme=npde.Strang())
+
+
+@case(ValueError, "film.gif", "stationary", ".png")
+def film_of_a_stationary_solution(kit: Kit) -> None:
+    npde.Writer(Path(tempfile.gettempdir()) / "film.gif", kit.problem(npde.physics.poisson()))
+
+
+@case(KeyError, "no case 'schroedinger'", "schrodinger", of=("fd",))
+def comparison_of_an_unknown_case(kit: Kit) -> None:
+    npde.compare("schroedinger", comm=kit.comm)
+
+
+@case(ValueError, "schrodinger-soliton", "dim 3 given", "1 allowed", of=("fd",))
+def comparison_in_a_wrong_dimension(kit: Kit) -> None:
+    npde.compare("schrodinger-soliton", 3, comm=kit.comm)

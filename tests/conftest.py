@@ -2,9 +2,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from npde_fem.optimize.tao import HAS_TAO
+
 import pytest
 
 SCRIPTS = Path(__file__).parent / "mpi"
+
+
+def pytest_collection_modifyitems(items):
+    """Where PETSc has complex scalars, skip what is marked as in need of real ones, or is given a method of TAO."""
+    for item in [] if HAS_TAO else items:
+        mark, given = item.get_closest_marker("real_scalars"), getattr(item, "callspec", None)
+        if given is not None and str(given.params.get("method")).startswith("tao-"):
+            mark = pytest.mark.real_scalars("PETSc's TAO").mark
+        if mark is not None:
+            item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} knows real scalars only"))
 
 
 @pytest.fixture

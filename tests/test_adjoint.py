@@ -149,6 +149,7 @@ def test_initial_state_and_a_solve_in_two_parts(kind, scheme):
     close(two.hessian(along), one.hessian(along))
 
 
+@pytest.mark.real_scalars("dolfinx_adjoint")
 def test_states_in_forms_of_dolfinx():
     """``solution.u`` and ``solution.at(k)`` in assemble_scalar, against the same integrals by npde.integral."""
     problem = plain("fem")
@@ -193,6 +194,7 @@ def test_numbers_computed_before(kind):
     np.testing.assert_allclose(found["g"], two.derivative()["g"], rtol=1e-9)
 
 
+@pytest.mark.real_scalars("dolfinx_adjoint")
 def test_field_that_an_elliptic_filter_makes():
     """D solves D - div(0.01 grad D) = m in dolfinx_adjoint, and enters a solve; m is the control."""
     problem = plain("fem")

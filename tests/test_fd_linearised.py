@@ -150,7 +150,7 @@ def test_parameters_of_an_objective_only_and_unmoved_controls():
     assert integral.value() == pytest.approx(2.0 * (p.volumes @ cases.wave(p, 2) ** 2))
     lin.tangent("all", out)
     np.testing.assert_array_equal(out, before)
-    assert lin.prescribed is None and not lin.with_damping
+    assert lin.prescribed() is None and not lin.with_damping
     lin.move({})
     lin.at(0.0, state)
     lin.tangent("all", out)

@@ -103,7 +103,7 @@ class Kit:
         p.write_nodal(start)
         p.write_integral(density)
         self.lin = lin = p.linearised(list(p.parameters.values()))
-        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(start), lin.prescribed
+        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(start), lin.prescribed()
         rng = np.random.default_rng(1)
         self.u, self.v, self.adjoint = (rng.random(p.n_owned) for _ in range(3))
         self.free = np.ones(p.n_owned)
@@ -252,14 +252,15 @@ def test_hessian_is_symmetric(one):
 def test_a_users_function_in_the_equation(kind):
     """Whatever its element does from cell to cell, the rate is that of DOLFINx's own assembly, also after a change."""
     cube = mesh.create_unit_cube(MPI.COMM_WORLD, 2, 2, 1)
-    drift = fem.Function(fem.functionspace(cube, kind))
+    drift = fem.Function(fem.functionspace(cube, kind), dtype=np.float64)
     space = fem.functionspace(cube, ("Lagrange", 1))
     size = ufl.inner(drift, drift)
     problem = npde.FEM(npde.NPDE(source=lambda u, x, t: size * u), space)
-    u, v, rate = fem.Function(space), ufl.TestFunction(space), np.zeros(problem.n_owned)
+    u, v = fem.Function(space, dtype=np.float64), ufl.TestFunction(space)
+    rate = np.zeros(problem.n_owned)
     u.x.array[:] = np.cos(np.arange(u.x.array.size))
     for shift in (0.0, 1.0):
         drift.x.array[:] = np.sin(np.arange(drift.x.array.size) + shift)
         problem.rate(0.0, u.x.array, rate)
-        expected = fem.assemble_vector(fem.form(size * u * v * ufl.dx)).array
+        expected = fem.assemble_vector(fem.form(size * u * v * ufl.dx, dtype=np.float64)).array
         np.testing.assert_allclose(rate, expected, rtol=1e-11, atol=1e-14)

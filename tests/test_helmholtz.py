@@ -1,6 +1,5 @@
 """Waves in open domains: layers, Helmholtz solvers, sweeps, against exact solutions."""
 
-import json
 import warnings
 
 import npde_fem as npde
@@ -210,7 +209,9 @@ def test_a_sweep_gives_what_single_solves_give(open_problem, preconditioner):
     k, problems = open_problem
     values = np.linspace(19, 20, 5)
     iterations = []
-    for value, solution in zip(values, npde.sweep(problems["fd"], k, values, preconditioner=preconditioner), strict=True):
+    for value, solution in zip(
+        values, npde.sweep(problems["fd"], k, values, preconditioner=preconditioner), strict=True
+    ):
         assert float(k) == value
         iterations.append(solution.linear_iterations)
         alone = npde.solve(problems["fd"])
@@ -236,7 +237,9 @@ def test_a_mesh_too_coarse_for_the_waves_is_warned_of_once(method, degree, cells
     """Index 2 in one half: 2 pi / (2 k) / h = 3 points a wavelength there."""
     k = 2 * np.pi * 12 / 6
     index = lambda x, t: ufl.conditional(ufl.gt(x[0], 0.5), 2.0, 1.0)  # noqa: E731
-    problem = discretised(method, physics.helmholtz(k, index), (cells, cells), (1.0, 1.0), degree, [npde.Robin(-1j * k)])
+    problem = discretised(
+        method, physics.helmholtz(k, index), (cells, cells), (1.0, 1.0), degree, [npde.Robin(-1j * k)]
+    )
     with pytest.warns(UserWarning, match="3 points a wavelength"):
         npde.solve(problem)
     fine = discretised(method, physics.helmholtz(k), (cells, cells), (1.0, 1.0), degree, [npde.Robin(-1j * k)])

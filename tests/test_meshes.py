@@ -23,7 +23,7 @@ COMM = MPI.COMM_WORLD
 
 def integral(measure):
     one = dolfinx.fem.Constant(measure.ufl_domain(), 1.0)
-    return COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(one * measure)))
+    return COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(one * measure, dtype=np.float64)))
 
 
 def volume(mesh):
@@ -103,10 +103,12 @@ def test_outline_of_the_brain(dim, edge, size, cells):
     assert mesh.topology.index_map(dim).size_global == pytest.approx(cells, rel=0.2)
     assert np.all(mesh.geometry.x[:, :dim] > brain.lower) and np.all(mesh.geometry.x[:, :dim] < brain.upper)
     space = dolfinx.fem.functionspace(mesh, ("Lagrange", 1))
-    white = dolfinx.fem.Function(space)
+    white = dolfinx.fem.Function(space, dtype=np.float64)
     white.interpolate(brain.interpolate(brain.white))
     assert white.x.array.min() >= 0 and white.x.array.max() <= 1
-    mean = COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(white * ufl.dx))) / volume(mesh)
+    mean = COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(white * ufl.dx, dtype=np.float64))) / volume(
+        mesh
+    )
     assert mean == pytest.approx(brain.white[brain.mask].mean(), rel=0.03)
 
 
@@ -325,7 +327,7 @@ for make in (
     mesh = make()
     own = mesh.topology.index_map(mesh.topology.dim)
     one = dolfinx.fem.Constant(mesh, 1.0)
-    part = dolfinx.fem.assemble_scalar(dolfinx.fem.form(one * ufl.dx))
+    part = dolfinx.fem.assemble_scalar(dolfinx.fem.form(one * ufl.dx, dtype=float))
     share = comm.allreduce(own.size_local, op=MPI.MAX) / own.size_global
     result.append((own.size_global, comm.allreduce(part), share))
 for work, kind in (

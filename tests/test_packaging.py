@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PROVIDER = ROOT / "packaging" / "fenics-dolfinx"
+PROVIDERS = {"real": "packaging/fenics-dolfinx", "complex": "packaging/fenics-dolfinx-complex"}
+"""By the scalars of the PETSc in the wheel."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SECOND_PETSC = {"petsc", "petsc4py", "slepc", "slepc4py"}
 
@@ -42,10 +43,11 @@ def requirements(wheel: Path) -> dict[str, Requirement]:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Wheels of npde_fem and of the provider."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Wheels of npde_fem ("npde") and of the providers."""
     folder = tmp_path_factory.mktemp("wheels")
-    return build(ROOT, folder / "npde", "wheel"), build(PROVIDER, folder / "provider", "wheel")
+    sources = {"npde": ROOT, **{scalars: ROOT / provider for scalars, provider in PROVIDERS.items()}}
+    return {name: build(source, folder / name, "wheel") for name, source in sources.items()}
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +88,17 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, wheels: tuple[Path, Path]) -> Machine:
+def machine(tmp_path: Path, wheels: dict[str, Path]) -> Machine:
     """A machine with all that npde_fem needs but FEniCSx."""
     machine = Machine(tmp_path / "machine")
-    for name in requirements(wheels[0]):
+    for name in requirements(wheels["npde"]):
         if name != "fenics-dolfinx":
             machine.has(name, "9999")
     return machine
 
 
-def test_dependencies_leave_petsc_to_dolfinx(wheels: tuple[Path, Path]) -> None:
-    needed = requirements(wheels[0])
+def test_dependencies_leave_petsc_to_dolfinx(wheels: dict[str, Path]) -> None:
+    needed = requirements(wheels["npde"])
     assert not needed.keys() & SECOND_PETSC
     assert not [name for name in needed if name.startswith("dolfinx-solver")]
     for version in ("0.11.0", "0.11.0.post0", "0.12.0"):
@@ -104,14 +106,15 @@ def test_dependencies_leave_petsc_to_dolfinx(wheels: tuple[Path, Path]) -> None:
     assert not needed["fenics-dolfinx"].specifier.contains("0.10.0")
 
 
-def test_provider_is_the_name_and_one_dependency(wheels: tuple[Path, Path]) -> None:
-    npde, provider = wheels
+@pytest.mark.parametrize("scalars", PROVIDERS)
+def test_provider_is_the_name_and_one_dependency(wheels: dict[str, Path], scalars: str) -> None:
+    npde, provider = wheels["npde"], wheels[scalars]
     name, version = provider.name.split("-")[:2]
     assert canonicalize_name(name) == "fenics-dolfinx"
     assert requirements(npde)["fenics-dolfinx"].specifier.contains(version)
     needed = requirements(provider)
-    assert list(needed) == ["dolfinx-solver-real"]
-    specifier = needed["dolfinx-solver-real"].specifier
+    assert list(needed) == [f"dolfinx-solver-{scalars}"]
+    specifier = needed[f"dolfinx-solver-{scalars}"].specifier
     assert [v for v in ("0.10.0", "0.11.0", "0.11.0.post0", "0.12.0") if specifier.contains(v)] == [
         "0.11.0",
         "0.11.0.post0",
@@ -121,33 +124,32 @@ def test_provider_is_the_name_and_one_dependency(wheels: tuple[Path, Path]) -> N
 
 
 @pytest.mark.parametrize("version", ["0.11.0", "0.11.0.post0"])
-def test_plain_install_where_fenicsx_is_there(machine: Machine, wheels: tuple[Path, Path], version: str) -> None:
+def test_plain_install_where_fenicsx_is_there(machine: Machine, wheels: dict[str, Path], version: str) -> None:
     machine.has("fenics-dolfinx", version)
-    would, said = machine.resolve(wheels[0])
+    would, said = machine.resolve(wheels["npde"])
     assert would == {f"npde-fem-{PROJECT['version']}"}, said
 
 
 @pytest.mark.parametrize("version", [None, "0.10.0"])
-def test_plain_install_refused_without_fenicsx(
-    machine: Machine, wheels: tuple[Path, Path], version: str | None
-) -> None:
+def test_plain_install_refused_without_fenicsx(machine: Machine, wheels: dict[str, Path], version: str | None) -> None:
     if version is not None:
         machine.has("fenics-dolfinx", version)
-    would, said = machine.resolve(wheels[0])
+    would, said = machine.resolve(wheels["npde"])
     assert not would
     assert "fenics-dolfinx>=0.11" in said
 
 
-def test_one_command_with_the_provider(machine: Machine, wheels: tuple[Path, Path]) -> None:
-    machine.has("dolfinx-solver-real", "0.11.0.post0")
-    would, said = machine.resolve(wheels[1], wheels[0])
+@pytest.mark.parametrize("scalars", PROVIDERS)
+def test_one_command_with_the_provider(machine: Machine, wheels: dict[str, Path], scalars: str) -> None:
+    machine.has(f"dolfinx-solver-{scalars}", "0.11.0.post0")
+    would, said = machine.resolve(wheels[scalars], wheels["npde"])
     assert would == {"fenics-dolfinx-0.11.0", f"npde-fem-{PROJECT['version']}"}, said
 
 
-def test_wheel_and_sdist_hold_the_sources(wheels: tuple[Path, Path], tmp_path: Path) -> None:
+def test_wheel_and_sdist_hold_the_sources(wheels: dict[str, Path], tmp_path: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "npde_fem").rglob("*.py")}
     sources |= {"npde_fem/py.typed"}
-    with zipfile.ZipFile(wheels[0]) as archive:
+    with zipfile.ZipFile(wheels["npde"]) as archive:
         names = set(archive.namelist())
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "npde = npde_fem.cli:main" in archive.read(entry_points).decode()
@@ -161,7 +163,7 @@ def test_wheel_and_sdist_hold_the_sources(wheels: tuple[Path, Path], tmp_path: P
     unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
     files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     assert sources | {"README.md", "LICENSE", "CITATION.cff", "Makefile"} <= files
-    assert "packaging/fenics-dolfinx/pyproject.toml" in files
+    assert {f"{provider}/pyproject.toml" for provider in PROVIDERS.values()} <= files
     assert not [name for name in files if name.startswith((".venv", "figures"))]
     with zipfile.ZipFile(build(unpacked, tmp_path / "again", "wheel")) as archive:
         assert set(archive.namelist()) == names
@@ -207,17 +209,20 @@ def test_preflight_stops_with_one_message() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_installs_no_more_than_it_must(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "packaging/fenics-dolfinx/pyproject.toml"):
+@pytest.mark.parametrize("scalars", PROVIDERS)
+def test_make_installs_no_more_than_it_must(tmp_path: Path, scalars: str) -> None:
+    provider = PROVIDERS[scalars]
+    for name in ("Makefile", "pyproject.toml", f"{provider}/pyproject.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    module, stamp = tmp_path / "npde_fem" / "a.py", tmp_path / ".venv" / ".installed"
+    target, environment = {"real": ("install", ".venv"), "complex": ("test-complex", ".venv-complex")}[scalars]
+    module, stamp = tmp_path / "npde_fem" / "a.py", tmp_path / environment / ".installed"
     module.parent.mkdir()
     module.touch()
-    everything = '.venv/bin/pip install ./packaging/fenics-dolfinx ".[test]"'
+    everything = f'{environment}/bin/pip install ./{provider} ".[test]"'
 
     def pip() -> list[str]:
-        done = subprocess.run(["make", "-n", "install"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
         return [line for line in done.stdout.splitlines() if "pip install" in line]
 
     def changed(path: Path, later: int) -> None:
@@ -276,7 +281,8 @@ def test_ci_and_docker_read_one_list_of_debian_packages() -> None:
         assert "packaging/apt-packages.txt" in script.read_text()
     assert os.access(ci, os.X_OK)
     subprocess.run(["bash", "-n", str(ci)], check=True)
-    assert re.search(r"^make test\b", ci.read_text(), re.MULTILINE)
+    for target in ("test", "test-complex"):
+        assert re.search(rf"^make {target}(\s|$)", ci.read_text(), re.MULTILINE)
     lines = (re.sub(r"#.*", "", line).strip() for line in (ROOT / "packaging" / "apt-packages.txt").open())
     packages = [line for line in lines if line]
     assert len(packages) == len(set(packages))

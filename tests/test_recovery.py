@@ -1,6 +1,7 @@
 """Parameters found again from data that the equation made: exactly without noise, within their errors with it."""
 
 import npde_fem as npde
+from npde_fem.optimize.minimize import default_method
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_numbers_without_noise(method):
     fit = npde.PDEConstrainedProblem(
         problem, lambda s: npde.misfit(s, data, at=POINTS), [diffusion, rate], u0=start, **WHEN
     )
-    fit.minimize("tao-bnls", gtol=1e-10)
+    fit.minimize(default_method(hessian=True), gtol=1e-10)
     assert float(diffusion) == pytest.approx(0.03, rel=1e-6)
     assert float(rate) == pytest.approx(4.0, rel=1e-6)
 
@@ -58,7 +59,7 @@ def test_numbers_with_noise(method):
     fit = npde.PDEConstrainedProblem(
         problem, lambda s: npde.misfit(s, data, at=POINTS, sigma=sigma), [diffusion, rate], u0=start, **WHEN
     )
-    best = fit.minimize("tao-bnls")
+    best = fit.minimize(default_method(hessian=True))
     errors = fit.standard_errors()
     assert best.loss == pytest.approx(data.size / 2, rel=0.4)
     assert abs(float(diffusion) - 0.03) < 2 * errors["D"]
@@ -95,7 +96,7 @@ def test_field(method):
         u0=wavy,
         **times,
     )
-    fit.minimize("tao-blmvm", max_iterations=60, gtol=1e-3)
+    fit.minimize(max_iterations=60, gtol=1e-3)
     x = problem.coordinates().T
     exact, found = truth(x), problem.field_values(diffusion)
     before = np.linalg.norm(exact - 0.05) / np.linalg.norm(exact)

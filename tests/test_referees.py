@@ -143,6 +143,7 @@ def tight():
     options.delValue("npde_snes_rtol")
 
 
+@pytest.mark.real_scalars("the referee")
 @pytest.mark.parametrize("scheme", ["rk4", "crank-nicolson", "backward-euler"])
 def test_petsc_ts_adjoint(scheme, tight):
     """TSAdjoint of TSRK (lumped mass) and TSTHETA, with forms, mass and Jacobians assembled apart from ours."""

@@ -106,7 +106,7 @@ def test_initial_array_changed_later():
 def test_function_in_the_equation_changed_later():
     rate = npde.Parameter("r", 1.0)
     space = mesh_space()
-    growth = fem.Function(space)
+    growth = fem.Function(space, dtype=np.float64)
     growth.x.array[:] = 1.0
     equation = npde.NPDE(flux=lambda u, x, t: 0.1 * ufl.grad(u), source=lambda u, x, t: rate * growth * u)
     problem = npde.FEM(equation, space)
@@ -161,7 +161,7 @@ def test_function_on_the_tape_inside_the_equation():
     dolfinx_adjoint = pytest.importorskip("dolfinx_adjoint")
     pyadjoint.pause_annotation()  # which its import continues
     space = mesh_space()
-    growth = dolfinx_adjoint.Function(space, name="growth")
+    growth = dolfinx_adjoint.Function(space, name="growth", dtype=np.float64)
     problem = npde.FEM(npde.NPDE(source=lambda u, x, t: growth * u), space)
     with pytest.raises(ValueError, match="growth"):
         taped(lambda: npde.solve(problem, start, **WHEN))

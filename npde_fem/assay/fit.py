@@ -12,6 +12,7 @@ from npde_fem.datasets import ScratchAssay
 from npde_fem.discretize import FD, FEM, Grid, Probe, Semidiscrete
 from npde_fem.equation import Parameter
 from npde_fem.optimize import Minimum, PDEConstrainedProblem, misfit, solve
+from npde_fem.optimize.minimize import default_method
 from npde_fem.solve import CrankNicolson
 
 import dolfinx
@@ -168,8 +169,9 @@ def fit(
 
     The state begins with the mean of the wells at the first time, linear between strips. The loss is
     ``1/2 sum (u(x, t) - measured)^2 / sigma^2``; TAO's Newton method with bounds minimises it by exact gradients and
-    Hessian products. The covariance of the estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact
-    Hessian at the minimum, without the rows of the numbers that lie on a bound.
+    Hessian products (SciPy's L-BFGS-B by gradients, where PETSc has complex scalars and so no TAO). The covariance of
+    the estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact Hessian at the minimum, without the rows
+    of the numbers that lie on a bound.
 
     Parameters
     ----------
@@ -252,7 +254,7 @@ def fit(
         progress=False,
     )
     first = _flat(free)
-    minimum = constrained.minimize("tao-bnls", gtol=1e-7, progress=progress)
+    minimum = constrained.minimize(default_method(hessian=True), gtol=1e-5, progress=progress)
     bound = _at_bound(free, first)
     covariance = constrained.covariance(residuals=wells.size, held=bound)
     solution = solve(

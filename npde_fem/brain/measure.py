@@ -9,8 +9,9 @@ from typing import Any
 from npde_fem.brain.model import anatomy, glioma_fd, glioma_fem, seed
 from npde_fem.datasets import Brain
 from npde_fem.discretize import FD, FEM
+from npde_fem.discretize.real import new_function
 from npde_fem.discretize.semidiscrete import Semidiscrete
-from npde_fem.solve import CrankNicolson, Scheme, Solution, solve
+from npde_fem.solve import CrankNicolson, Newmark, Scheme, Solution, solve
 
 import dolfinx.geometry
 import numpy as np
@@ -94,7 +95,7 @@ def _size_on_grid(problem: FD, values: Array, threshold: float) -> float:
 def _size_on_mesh(problem: FEM, values: Array, threshold: float) -> float:
     u, mesh = problem.function(values), problem.mesh
     if problem.space.ufl_element().degree > 1:
-        linear = dolfinx.fem.Function(dolfinx.fem.functionspace(mesh, ("Lagrange", 1)))
+        linear = new_function(dolfinx.fem.functionspace(mesh, ("Lagrange", 1)))
         linear.interpolate(u)
         u = linear
     owned = mesh.topology.index_map(mesh.topology.dim).size_local
@@ -166,7 +167,7 @@ def simulate(
     u0: Any,
     times: Sequence[float],
     dt: float = DT,
-    scheme: Scheme | None = None,
+    scheme: Scheme | Newmark | None = None,
     callback: Callable[[float, Any], None] | None = None,
     thresholds: Sequence[float] = (T1GD, T2),
 ) -> Growth:

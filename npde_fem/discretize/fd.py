@@ -19,11 +19,12 @@ from npde_fem.discretize.fd_linearised import FDLinearised
 from npde_fem.discretize.grid import Grid, GridFunction, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
 from npde_fem.discretize.stencil import (
     Field,
     GridArguments,
     Symbols,
+    balance_source,
     evaluator_source,
     jacobian_source,
     pointers_to,
@@ -31,6 +32,7 @@ from npde_fem.discretize.stencil import (
 )
 from npde_fem.equation import (
     NPDE,
+    Absorbing,
     BoundaryCondition,
     Dirichlet,
     Flux,
@@ -56,6 +58,8 @@ from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FD"]
+
+_ROUND_OFF = 1e-12
 
 _DOUBLE = ctypes.POINTER(ctypes.c_double)
 _LONG = ctypes.POINTER(ctypes.c_long)
@@ -87,6 +91,15 @@ class _Exchange(NamedTuple):
     value: Callable[[float, Array | None], Array]
     coefficient: Callable[[float, Array | None], Array] | None
     in_time: bool
+
+
+class _Absorber(NamedTuple):
+    """Boundary faces that add ``area * impedance`` to the damping of a component; ``data`` is ``impedance * u``."""
+
+    faces: Faces
+    components: list[int]
+    data: Expr
+    impedance: Callable[[float, Array | None], Array]
 
 
 class _Jacobian(NamedTuple):
@@ -156,8 +169,12 @@ class FD(Semidiscrete):
         self._rates = np.zeros(self.n_owned)
         self._kernels: dict[str, Callable] = {}
         self._jacobians: dict[Part, _Jacobian] = {}
-        self.prescribed = [self._prescribe(bc) for bc in bcs if isinstance(bc, Dirichlet)]
+        self._dirichlet = [bc for bc in bcs if isinstance(bc, Dirichlet)]
+        self.prescribed = [self._prescribe(bc) for bc in self._dirichlet]
+        self._prescribed_rates: dict[int, list[_Prescribed]] = {}
+        self.absorbers = [self._absorb(bc) for bc in bcs if isinstance(bc, Absorbing)]
         self.exchanges = [self._open_faces(bc) for bc in bcs if isinstance(bc, Flux | Robin)]
+        self.exchanges += [e for bc in bcs if isinstance(bc, Absorbing) and (e := self._open_faces(bc)).data != 0]
         self._finish_constraints()
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
@@ -230,6 +247,11 @@ class FD(Semidiscrete):
     def damping(self) -> Expr:
         """The damping, lowered, parameters bound."""
         return self._terms.damping
+
+    @property
+    def inertia(self) -> Expr:
+        """The inertia, lowered, parameters bound."""
+        return self._terms.inertia
 
     @property
     def _field_parameters(self) -> list[Parameter]:
@@ -350,14 +372,42 @@ class FD(Semidiscrete):
 
     # -- boundary conditions ---------------------------------------------------------------------------------
 
-    def _prescribe(self, bc: Dirichlet) -> _Prescribed:
+    def _prescribe(self, bc: Dirichlet, order: int = 0) -> _Prescribed:
         s = self.symbols
         points = self.domain.boundary_points("Dirichlet", bc.where)
         data = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t))
+        for _ in range(order):
+            data = partial(data, s.t)
         evaluate, in_time = self._evaluator("Dirichlet value", data, points)
         return _Prescribed(points, bc.held(self.equation), lower(data), evaluate, in_time)
 
-    def _open_faces(self, bc: Flux | Robin) -> _Exchange:
+    def prescribed_of(self, order: int) -> list[_Prescribed]:
+        """Dirichlet data, or its time derivative of some order."""
+        if order == 0:
+            return self.prescribed
+        if order not in self._prescribed_rates:
+            self._prescribed_rates[order] = [self._prescribe(bc, order) for bc in self._dirichlet]
+        return self._prescribed_rates[order]
+
+    def _absorb(self, bc: Absorbing) -> _Absorber:
+        s, held = self.symbols, bc.held(self.equation)
+        faces = self.domain.boundary_faces("Absorbing", bc.where)
+        z = bc.write_coefficient(bc.impedance, self.equation, self._ufl_domain, s.x, s.t, s.normal, name="impedance")
+        z = self._bind(z)
+        evaluate, in_time = self._evaluator("Absorbing impedance", z, faces.points)
+        if in_time:
+            raise ValueError("Absorbing: the impedance must not depend on time")
+        u = self._held(held)
+        return _Absorber(faces, held, lower(z * u if z.ufl_shape == () else ufl.dot(z, u)), evaluate)
+
+    def _held(self, held: list[int]) -> Expr:
+        """Some components of the state: itself if they are all, a scalar if it is one."""
+        u = self.symbols.u
+        if len(held) == self.components:
+            return u
+        return u[held[0]] if len(held) == 1 else ufl.as_vector([u[c] for c in held])
+
+    def _open_faces(self, bc: Flux | Robin | Absorbing) -> _Exchange:
         label, s, held = type(bc).__name__, self.symbols, bc.held(self.equation)
         faces = self.domain.boundary_faces(label, bc.where)
         value = self._bind(bc.write(bc.value, self.equation, self._ufl_domain, s.x, s.t, s.normal))
@@ -367,9 +417,7 @@ class FD(Semidiscrete):
             alpha = bc.write_coefficient(bc.coefficient, self.equation, self._ufl_domain, s.x, s.t, s.normal)
             alpha = self._bind(alpha)
             coefficient, in_time = self._evaluator("Robin coefficient", alpha, faces.points)
-            u = s.u
-            if len(held) < self.components:
-                u = s.u[held[0]] if len(held) == 1 else ufl.as_vector([s.u[c] for c in held])
+            u = self._held(held)
             data = value - (alpha * u if alpha.ufl_shape == () else ufl.dot(alpha, u))
         return _Exchange(faces, held, lower(data), evaluate, coefficient, in_time)
 
@@ -429,46 +477,99 @@ class FD(Semidiscrete):
     @cached_property
     def stationary(self) -> bool:
         """Whether damping and inertia both vanish."""
-        return self._terms.damping == 0 and self._terms.inertia == 0
+        return not self.damped and not self.second_order
+
+    @cached_property
+    def second_order(self) -> bool:
+        return bool(self._terms.inertia != 0)
+
+    @cached_property
+    def damped(self) -> bool:
+        return bool(self._terms.damping != 0 or self.absorbers)
 
     def update(self) -> None:
         """Take over the current values of the parameters."""
         numbers = [np.ravel(p.value) for p in self._number_parameters]
         if numbers:
             self.number_values[:] = np.concatenate(numbers)
-        self._damping = self._evaluate_damping()
-        self.__dict__.pop("_inverse_damping", None)
+        self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
+        self._inverses: dict[str, Array] = {}
+        self._divisors: dict[str, Array] = {}
+        self._ratio = np.nan
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
 
-    @cached_property
-    def _damping_evaluator(self) -> tuple[Callable[[float, Array | None], Array], bool]:
-        """The damping as a function, and whether it is the same everywhere (then it is evaluated at one point)."""
-        damping = self._terms.damping
-        places = {self.symbols.x, *(f.symbol for f in self.symbols.fields)}
-        uniform = not places & set(traverse_unique_terminals(damping))
-        points = self.domain.points(np.arange(1)) if uniform else self.domain.everywhere()
-        return self._evaluator("damping", damping, points)[0], uniform
-
-    def _evaluate_damping(self) -> Array:
-        """Damping as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
-        evaluate, uniform = self._damping_evaluator
-        values, shape = evaluate(0.0, None).copy(), self._terms.damping.ufl_shape
+    def _evaluate(self, term: Term) -> Array:
+        """Damping ("mass") or inertia as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
+        expression = self.inertia if term == "inertia" else self.damping
+        if expression == 0:
+            return np.zeros(())
+        if term not in self._evaluators:
+            places = {self.symbols.x, *(f.symbol for f in self.symbols.fields)}
+            # What is the same everywhere is evaluated at one point.
+            uniform = not places & set(traverse_unique_terminals(expression))
+            points = self.domain.points(np.arange(1)) if uniform else self.domain.everywhere()
+            label = "inertia" if term == "inertia" else "damping"
+            self._evaluators[term] = self._evaluator(label, expression, points)[0], uniform
+        evaluate, uniform = self._evaluators[term]
+        values, shape = evaluate(0.0, None).copy(), expression.ufl_shape
         with alike(self.comm):
-            finite("damping", values)
+            finite("inertia" if term == "inertia" else "damping", values)
         return values[0].reshape(shape) if uniform else values.reshape(-1, *(shape or (1,)))
 
     @cached_property
-    def _inverse_damping(self) -> Array:
-        b = self._damping
-        matrix = self._terms.damping.ufl_shape != ()
-        if matrix and self.prescribed:
-            b = np.where(self._is_constrained[:, :, None], np.eye(self.components), b)
-        elif not matrix and b.ndim:
-            b = np.where(self._inside[:, None], b, 1.0)
-        singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
-        if self.comm.allreduce(bool(singular), op=MPI.LOR):
-            raise Refused("damping is singular: explicit schemes cannot be used, take an implicit one")
-        return np.linalg.inv(b) if matrix else 1.0 / b
+    def _evaluators(self) -> dict[Term, tuple[Callable[[float, Array | None], Array], bool]]:
+        return {}
+
+    def _evaluate_damping(self) -> Array:
+        """The damping with that of absorbing boundaries, spread over the control volumes there."""
+        b, m, n = self._evaluate("mass"), self.components, self.layout.n_points
+        if not self.absorbers:
+            return b
+        impedances = [a.impedance(0.0, None) for a in self.absorbers]
+        coupled = any(len(a.components) < m or z.shape[1] > 1 for a, z in zip(self.absorbers, impedances, strict=True))
+        by_component = self._is_matrix(b) or coupled
+        b = np.array(np.broadcast_to(self._as_matrix(b) if by_component else b, (n, m, m) if by_component else (n, 1)))
+        for (faces, held, *_), z in zip(self.absorbers, impedances, strict=True):
+            at = faces.points.flat
+            share = z * (faces.area / self.volumes[at])[:, None]
+            if by_component:
+                k = len(held)
+                blocks = share.reshape(-1, k, k) if z.shape[1] > 1 else share[:, :, None] * np.eye(k)
+                np.add.at(b, (at[:, None, None], np.array(held)[:, None], np.array(held)), blocks)
+            else:
+                np.add.at(b, at, share)
+        return b
+
+    def _is_matrix(self, b: Array) -> bool:
+        """Whether damping or inertia, as an array, is a matrix at a point."""
+        return self.components > 1 and b.shape[-2:] == (self.components, self.components)
+
+    def _as_matrix(self, b: Array) -> Array:
+        return b if self._is_matrix(b) else b[..., None] * np.eye(self.components)
+
+    def _inverse(self, kind: str, b: Array) -> Array:
+        """Return the inverse of damping, inertia or a sum of both, each kind kept until it is dropped."""
+        if kind not in self._inverses:
+            matrix = self._is_matrix(b)
+            if matrix and self.prescribed:
+                b = np.where(self._is_constrained[:, :, None], np.eye(self.components), b)
+            elif not matrix and b.ndim:
+                b = np.where(self._inside[:, None], b, 1.0)
+            singular = np.any(np.abs(np.linalg.det(b)) == 0) if matrix else np.any(b == 0)
+            if self.comm.allreduce(bool(singular), op=MPI.LOR):
+                raise Refused(SINGULAR["mass" if kind == "mass" else "inertia"])
+            self._inverses[kind] = np.linalg.inv(b) if matrix else 1.0 / b
+        return self._inverses[kind]
+
+    def _weighted(self, damping: float, inertia: float) -> Array:
+        """A weighted sum of damping and inertia."""
+        if inertia == 0 or damping == 0:
+            b, weight = (self._damping, damping) if inertia == 0 else (self._inertia, inertia)
+            return b if weight == 1.0 else b * weight
+        b, a = self._damping, self._inertia
+        if self._is_matrix(a) or self._is_matrix(b):
+            a, b = self._as_matrix(a), self._as_matrix(b)
+        return damping * b + inertia * a
 
     @cached_property
     def _dividing_volumes(self) -> Array:
@@ -487,7 +588,7 @@ class FD(Semidiscrete):
         same = (mine.points, mine.start, mine.end) == (other.points, other.start, other.end)
         return same and function.components == components
 
-    def initial(self, u0: Any, t: float = 0.0) -> Array:
+    def initial(self, u0: Any, t: float = 0.0, label: str = "u0") -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
         m, layout = self.components, self.layout
@@ -498,21 +599,21 @@ class FD(Semidiscrete):
                 flat, other = u0.values.copy(), u0.layout
                 if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
                     raise ValueError(
-                        f"u0: a grid function of {u0.components} components on {other.points} points given; {m} "
+                        f"{label}: a grid function of {u0.components} components on {other.points} points given; {m} "
                         f"components on {layout.points} points, spread alike over the ranks, allowed"
                     )
             elif callable(u0):
-                flat = evaluate_callable("u0", u0, layout.coordinates(), self.equation.state_shape).reshape(-1)
+                flat = evaluate_callable(label, u0, layout.coordinates(), self.equation.state_shape).reshape(-1)
             else:
-                array = as_numbers("u0", u0)
+                array = as_numbers(label, u0)
                 if array.shape in {(), self.equation.state_shape}:
                     flat = np.broadcast_to(array, (layout.n_points, m)).reshape(-1).copy()
                 elif array.shape == (self.n_owned,):
                     flat = array.copy()
                 else:
-                    flat = layout.slice_global(array, "u0", m).copy()
+                    flat = layout.slice_global(array, label, m).copy()
             flat.reshape(-1, m)[~self._inside] = 0.0
-            finite("u0", flat)
+            finite(label, flat)
         return flat
 
     def _complex_values(self, u0: Any) -> Array:
@@ -627,28 +728,54 @@ class FD(Semidiscrete):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
 
-    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
-        self._damped(self._damping, values, out, transposed=transposed)
-
-    def _damped(
-        self, damping: Array, values: Array, out: Array, *, transposed: bool = False, divide: bool = False
+    def mass_times(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:
-        """Write the damping, or its inverse, times values into ``out``, multiplied or divided by the volumes."""
+        self._times(self._weighted(damping, inertia), values, out, transposed)
+        result = out.reshape(-1, self.components)
+        np.multiply(result, self.volumes[:, None], out=result)
+
+    def _times(self, b: Array, values: Array, out: Array, transposed: bool) -> None:
+        """Write damping, inertia, or an inverse, times values into ``out``."""
         shaped, result = values.reshape(-1, self.components), out.reshape(-1, self.components)
-        volumes = self._dividing_volumes if divide else self.volumes[:, None]
-        if self._terms.damping.ufl_shape == ():
-            np.multiply(shaped, damping, out=result)
+        if self._is_matrix(b):
+            result[...] = np.einsum("...ji,...j->...i" if transposed else "...ij,...j->...i", b, shaped)
         else:
-            np.einsum("...ji,...j->...i" if transposed else "...ij,...j->...i", damping, shaped, out=result)
-        (np.divide if divide else np.multiply)(result, volumes, out=result)
+            np.multiply(shaped, b, out=result)
 
     def gram_times(self, values: Array, out: Array) -> None:
         np.multiply(values.reshape(-1, self.components), self.volumes[:, None], out=out.reshape(-1, self.components))
 
-    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
-        self._damped(self._inverse_damping, values, out, transposed=transposed, divide=True)
-        out[self.constrained] = values[self.constrained]
-        return bool(np.all(np.isfinite(out)))
+    def gram_matrix(self) -> PETSc.Mat:
+        matrix = self.new_matrix()
+        diagonal = matrix.createVecRight()
+        diagonal.array[:] = np.repeat(self.volumes, self.components)
+        matrix.zeroEntries()
+        matrix.setDiagonal(diagonal)
+        diagonal.destroy()
+        return matrix
+
+    def solve_mass(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
+    ) -> bool:
+        kind, ratio = "mass", damping
+        if inertia:
+            kind, ratio = ("both", damping / inertia) if damping and self.damped else ("inertia", 0.0)
+        if kind == "both" and not abs(ratio - self._ratio) <= _ROUND_OFF * abs(ratio):
+            self._ratio = ratio
+            self._inverses.pop(kind, None)
+            self._divisors.pop(kind, None)
+        if kind not in self._divisors:
+            b = self._damping if kind == "mass" else self._weighted(ratio, 1.0)
+            inverse = self._inverse(kind, b)
+            volumes = self._dividing_volumes[..., None] if self._is_matrix(inverse) else self._dividing_volumes
+            self._divisors[kind] = inverse / volumes
+        fixed = values[self.constrained]
+        self._times(self._divisors[kind], values, out, transposed)
+        if (weight := inertia or damping) != 1.0:
+            out /= weight
+        out[self.constrained] = fixed
+        return bool(np.isfinite(out.sum()))
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         finite = self._advance(t, state, base, step, t_out, out)
@@ -656,7 +783,7 @@ class FD(Semidiscrete):
         return finite
 
     def _advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
-        inverse = self._inverse_damping
+        inverse = self._inverse("mass", self._damping)
         if inverse.shape == ():
             self._arguments.t = t
             factor = step * float(inverse)
@@ -674,7 +801,7 @@ class FD(Semidiscrete):
         change = self._rates.reshape(-1, self.components) / self._dividing_volumes
         change *= step
         before, inner = base[self.layout.inner], out[self.layout.inner]
-        if self._terms.damping.ufl_shape == ():
+        if not self._is_matrix(inverse):
             change *= inverse
         else:
             # A prescribed component moves as its data says; the others feel that through the matrix.
@@ -684,6 +811,39 @@ class FD(Semidiscrete):
         np.add(before, change.reshape(inner.shape), out=inner)
         return bool(np.all(np.isfinite(inner)))
 
+    def accelerate(self, t: float, state: Array, v: Array, factor: float, a: Array) -> bool:
+        inertia, damping, c = self._inertia, self._damping, self.constrained
+        if self._is_matrix(inertia) or self._is_matrix(damping) or self.grid.mask is not None:
+            return super().accelerate(t, state, v, factor, a)
+        self._inverse("inertia", inertia)  # raises if there is none
+        self._arguments.t = t
+        prescribed, predicted = a[c], v[c]
+        good = not self._balance(
+            self._arguments,
+            _address(state),
+            *(_address(inertia), min(1, inertia.ndim), _address(damping), min(1, damping.ndim)),
+            *(factor, _address(a), _address(v)),
+        )
+        for e, flux in self._boundary_flux(t, state):
+            at = e.faces.points.flat
+            mass = self.volumes * (inertia + factor * damping).ravel()
+            change = flux / mass[at, None]
+            good = good and bool(np.all(np.isfinite(change)))
+            for k, component in enumerate(e.components):
+                np.add.at(a.reshape(-1, self.components)[:, component], at, change[:, k])
+                np.add.at(v.reshape(-1, self.components)[:, component], at, factor * change[:, k])
+        a[c], v[c] = prescribed, predicted + factor * prescribed
+        return good
+
+    @cached_property
+    def _balance(self) -> Callable:
+        kernel = compile_c(self.comm, balance_source(self.symbols, *self.split("all"))).balance
+        address, number = ctypes.c_void_p, ctypes.c_long
+        kernel.restype = ctypes.c_int
+        kernel.argtypes = [ctypes.POINTER(GridArguments), address, address, number, address, number, ctypes.c_double]
+        kernel.argtypes = [*kernel.argtypes, address, address]
+        return kernel
+
     def constrain(self, t: float, state: Array) -> None:
         flat = state.reshape(-1, self.components)
         for p, fixed in zip(self.prescribed, self._fixed, strict=True):
@@ -691,6 +851,11 @@ class FD(Semidiscrete):
             for k, c in enumerate(p.components):
                 flat[p.points.ghosted, c] = values[:, k]
         self.halo.exchange(state)
+
+    def prescribe(self, t: float, values: Array, order: int = 0) -> None:
+        flat = values.reshape(-1, self.components)
+        for p in self.prescribed_of(order):
+            flat[p.points.flat[:, None], p.components] = p.evaluate(t, None)
 
     def split(self, part: Part) -> tuple[Expr, Expr]:
         """Flux and source of a part of the equation."""
@@ -769,7 +934,14 @@ class FD(Semidiscrete):
         return matrix
 
     def jacobian(
-        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+        self,
+        t: float,
+        state: Array,
+        mass_factor: float,
+        rate_factor: float,
+        matrix: PETSc.Mat,
+        part: Part = "all",
+        inertia_factor: float = 0.0,
     ) -> None:
         m, own, centre = self.components, self._jacobian(part), self._entries.centre
         values = self._jacobian("all").values
@@ -779,13 +951,12 @@ class FD(Semidiscrete):
             values[...] = 0.0
             values[:, own.slots] = own.values
         diagonal = values[:, centre]
-        if mass_factor:
-            b = self._damping
-            if self._terms.damping.ufl_shape == ():
+        for factor, b in ((mass_factor, self._damping), (inertia_factor, self._inertia)):
+            if factor and self._is_matrix(b):
+                diagonal += factor * self.volumes[:, None, None] * b
+            elif factor:
                 for c in range(m):
-                    diagonal[:, c, c] += mass_factor * self.volumes * (b if b.shape == () else b[:, 0])
-            else:
-                diagonal += mass_factor * self.volumes[:, None, None] * b
+                    diagonal[:, c, c] += factor * self.volumes * (b if b.shape == () else b[:, 0])
         if part != "source":
             for e in self.exchanges:
                 if e.coefficient is not None:

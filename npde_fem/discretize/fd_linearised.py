@@ -291,6 +291,7 @@ class FDLinearised(Linearised):
         self.pulled_pointers, self.out_pointers = pointers_to([self.pulled]), pointers_to([self.pulled])
         self.gradient_pointers = pointers_to(list(self._gradients.values()))
         self._rows: dict[Term, _Rows] = {}
+        self._prescribed: dict[int, Nodal | None] = {}
         self._lay_out()
 
     # -- what the kernels read -------------------------------------------------------------------------------
@@ -363,15 +364,24 @@ class FDLinearised(Linearised):
 
     @property
     def with_damping(self) -> bool:
-        return self.depends(self.problem.damping)
+        return self.depends(self.problem.damping) or any(self.depends(a.data) for a in self.problem.absorbers)
 
-    @cached_property
-    def prescribed(self) -> Nodal | None:
+    @property
+    def with_inertia(self) -> bool:
+        return self.depends(self.problem.inertia)
+
+    def prescribed(self, order: int = 0) -> Nodal | None:
+        if order not in self._prescribed:
+            self._prescribed[order] = self._prescribe(order)
+        return self._prescribed[order]
+
+    def _prescribe(self, order: int) -> Nodal | None:
         problem = self.problem
-        if not any(self.depends(p.data) for p in problem.prescribed):
+        given = problem.prescribed_of(order)
+        if not any(self.depends(p.data) for p in given):
             return None
         parts, taken = [], np.zeros(problem.n_owned, dtype=bool)
-        for p in reversed(problem.prescribed):
+        for p in reversed(given):
             dofs = p.points.flat[:, None] * problem.components + np.asarray(p.components)
             parts.append(_Listed(self, p.data, p.points, p.components, 1.0 - taken[dofs]))
             taken[dofs] = True
@@ -390,8 +400,8 @@ class FDLinearised(Linearised):
     def _term(self, term: Term) -> _Rows:
         if term not in self._rows:
             problem = self.problem
-            if term == "mass":
-                u, b = problem.symbols.u, problem.damping
+            if term == "mass" or term == "inertia":
+                u, b = problem.symbols.u, problem.inertia if term == "inertia" else problem.damping
                 flux = ufl.zero(*u.ufl_shape, problem.dim)
                 self._rows[term] = _Rows(self, [flux, lower(b * u if b.ufl_shape == () else ufl.dot(b, u))])
             elif term == "flow":
@@ -406,14 +416,22 @@ class FDLinearised(Linearised):
             _Listed(self, e.data, e.faces.points, e.components, e.faces.area[:, None]) for e in self.problem.exchanges
         ]
 
+    @cached_property
+    def _absorbing(self) -> list[_Listed]:
+        return [
+            _Listed(self, a.data, a.faces.points, a.components, a.faces.area[:, None]) for a in self.problem.absorbers
+        ]
+
     def _boundary_of(self, term: Term) -> list[_Listed]:
+        if term == "mass":
+            return self._absorbing
         return self._boundary if term in ("all", "flux") else []
 
     def tangent(self, term: Term, out: Array) -> None:
         self._term(term).second.write(self.t, out)
         for faces in self._boundary_of(term):
             np.add.at(out, faces.dofs, faces.tangent(self.t))
-        if term != "mass":
+        if term not in ("mass", "inertia"):
             out[self.problem.constrained] = 0.0
 
     def _pull(self, term: Term, adjoint: Array, out: Array, *, second: bool) -> None:

@@ -2,13 +2,18 @@
 
 With test functions v of the state's space,
 
-    M(u', v) = (B u', v),   R(u; v) = -(F, grad v) + (S, v) + sum over boundary parts of (q - alpha u, v),
+    M(u', v) = (B u', v) + sum over absorbing boundary parts of (Z u', v),   M_A(u'', v) = (A u'', v),
+    R(u; v) = -(F, grad v) + (S, v) + sum over boundary parts of (q - alpha u, v),
 
-integrals over the mesh and its boundary. Dirichlet data is imposed at dofs.
+integrals over the mesh and its boundary. Dirichlet data is imposed at dofs. Lumped mass matrices are those that a
+quadrature gives whose points are the nodes: at the vertices (degree 1), or the rule of Gauss, Lobatto and Legendre for
+Lagrange elements of any degree p on intervals, quadrilaterals and hexahedra, exact to degree 2p - 1 (spectral elements;
+Cohen 2002, Higher-Order Numerical Methods for Transient Wave Equations, chapter 11).
 """
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -17,13 +22,15 @@ from typing import Any, NamedTuple
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
-from npde_fem.discretize.matrices import Assembler, Mass
+from npde_fem.discretize.matrices import Assembler, Diagonal, Mass
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
+from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
-from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
+from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
 from npde_fem.equation import (
     NPDE,
+    Absorbing,
     BoundaryCondition,
     Dirichlet,
     Flux,
@@ -38,6 +45,7 @@ from npde_fem.equation import (
 )
 from npde_fem.parallel import Refused, alike
 
+import basix
 import basix.ufl
 import dolfinx.cpp
 import numpy as np
@@ -54,6 +62,10 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FEM"]
 
+_TENSOR_CELL_TYPES = {1: basix.CellType.interval, 2: basix.CellType.quadrilateral, 3: basix.CellType.hexahedron}
+_TENSOR_CELLS = tuple(cell.name for cell in _TENSOR_CELL_TYPES.values())
+_ROUND_OFF = 1e-12
+
 
 class _Prescribed(NamedTuple):
     """Dirichlet data: owned dofs, the function that holds their values, and how to refresh it."""
@@ -67,8 +79,16 @@ class _Prescribed(NamedTuple):
     in_time: bool
 
 
+class _Absorber(NamedTuple):
+    """An absorbing part of the boundary: its number, the components that it damps, and the impedance."""
+
+    number: int
+    held: list[int]
+    impedance: Expr
+
+
 class _Operator(NamedTuple):
-    """Assembles ``mass_factor M - rate_factor dR/du``; and what dR/du depends on."""
+    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du depends on."""
 
     assembler: Assembler
     with_state: bool
@@ -93,7 +113,9 @@ class FEM(Semidiscrete):
     facet_tags
         Mesh tags that integer markers refer to.
     mass
-        ``"consistent"``, or ``"lumped"`` (degree 1 only: the mass matrix by vertex quadrature, diagonal).
+        ``"consistent"``, or ``"lumped"``: mass matrices by quadrature at the nodes, diagonal. Of degree 1 on any cells;
+        of higher degree on intervals, quadrilaterals and hexahedra, with the nodes that DOLFINx's Lagrange elements
+        have by default.
     quadrature_degree
         Degree of the quadrature; UFL's estimate by default.
 
@@ -137,10 +159,10 @@ class FEM(Semidiscrete):
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
         self.n_owned, self.n_global = index_map.size_local * bs, index_map.size_global * bs
-        self._u = fem.Function(space)
+        self._u = new_function(space)
         self._x, self._t = ufl.SpatialCoordinate(self.mesh), fem.Constant(self.mesh, 0.0)
         self._step = fem.Constant(self.mesh, 0.0)
-        self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
+        self._factors = fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0), fem.Constant(self.mesh, 0.0)
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, fem.Function | fem.Constant] = {}
         self._data_functions: list[fem.Function] = []
@@ -148,13 +170,19 @@ class FEM(Semidiscrete):
         self._terms = Terms(*(self._bind(label, term) for label, term in zip(Terms._fields, terms, strict=True)))
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
-        self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin)])
-        self._prescribed = [p for bc in bcs if isinstance(bc, Dirichlet) for p in self._prescribe(bc)]
+        self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin | Absorbing)])
+        self._dirichlet = [bc for bc in bcs if isinstance(bc, Dirichlet)]
+        self._prescribed = [p for bc in self._dirichlet for p in self._prescribe(bc)]
+        self._prescribed_rates: dict[int, list[_Prescribed]] = {}
         dofs = [np.zeros(0, dtype=np.int32), *(p.dofs for p in self._prescribed)]
         self.constrained = np.unique(np.concatenate(dofs)).astype(np.int32)
         self.unknowns = int(self.comm.allreduce(self.n_owned - self.constrained.size))
         self._rate_vector = la.vector(index_map, bs)
-        self._rates, self._jump = np.zeros(self.n_owned), np.zeros(self.n_owned)
+        self._rates, self._jump, self._other = (np.zeros(self.n_owned) for _ in range(3))
+        self._masses: dict[Term, Mass | Diagonal] = {}
+        self._diagonal_forms: dict[Term, Packed] = {}
+        self._both: Mass | Diagonal | None = None
+        self._ratio = np.nan
         self.update()
 
     def with_equation(self, equation: NPDE) -> FEM:
@@ -189,7 +217,25 @@ class FEM(Semidiscrete):
         if mass not in ("consistent", "lumped"):
             raise ValueError(f'mass: "consistent" or "lumped" allowed, {mass!r} given')
         if mass == "lumped" and element.degree != 1:
-            raise ValueError(f'mass="lumped" needs degree 1, the space has degree {element.degree}')
+            FEM._check_nodes(space, element.degree)
+
+    @staticmethod
+    def _check_nodes(space: fem.FunctionSpace, degree: int) -> None:
+        """Raise ValueError unless the nodes are points of a quadrature of Gauss, Lobatto and Legendre."""
+        cell = space.mesh.basix_cell()
+        if cell.name not in _TENSOR_CELLS:
+            raise ValueError(
+                f'mass="lumped": degree 1 allowed on a {cell.name}, degree {degree} given; higher degrees are for '
+                "intervals, quadrilaterals and hexahedra"
+            )
+        points, _ = basix.make_quadrature(cell, 2 * degree - 1, rule=basix.QuadratureType.gll)
+        nodes = space.element.interpolation_points
+        far = np.linalg.norm(points[:, None] - nodes[None], axis=-1).min(axis=1)
+        if points.shape != nodes.shape or far.max() > 1e-12:
+            raise ValueError(
+                'mass="lumped": the nodes of the element must be the points of Gauss, Lobatto and Legendre (the '
+                f'lagrange_variant "gll_warped", DOLFINx\'s default); they are at {nodes.round(4).tolist()}'
+            )
 
     def _check_options(self, facet_tags: Any, quadrature_degree: Any) -> None:
         fdim = self.mesh.topology.dim - 1
@@ -235,6 +281,11 @@ class FEM(Semidiscrete):
                     "on the same mesh, allowed"
                     + (", made by periodic_mesh beforehand" if isinstance(self.mesh, PeriodicMesh) else "")
                 )
+            if isinstance(terminal, fem.Function | fem.Constant) and terminal.dtype != np.float64:
+                raise TypeError(
+                    f"{label} contains {str(terminal)!r}, of {np.dtype(terminal.dtype)} values; a Parameter, or a "
+                    "DOLFINx function made with dtype=numpy.float64, allowed"
+                )
             own = terminal is self._u or any(terminal is function for function in self._bound.values())
             if isinstance(terminal, fem.Function) and not own and terminal not in self._data_functions:
                 self._data_functions.append(terminal)
@@ -249,38 +300,26 @@ class FEM(Semidiscrete):
             raise ValueError(
                 f"Parameter {parameter.name!r}: field={parameter.element!r} is no element on this mesh: {error}"
             ) from error
-        function = fem.Function(space, name=parameter.name)
-        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space, function)
+        function = new_function(space, parameter.name)
+        function.x.array[:] = self._values("Parameter " + repr(parameter.name), parameter.value, space)
         with alike(self.comm):
             parameter.check(function.x.array)
         function.x.scatter_forward()
         return function
 
-    def _values(self, label: str, data: Any, space: fem.FunctionSpace, like: fem.Function) -> Array:
+    def _values(self, label: str, data: Any, space: fem.FunctionSpace) -> Array:
         """Values of all local dofs of a space from a number, callable, array of owned values, or Function."""
         shape, bs = tuple(space.value_shape), space.dofmap.index_map_bs
-        out = np.zeros_like(like.x.array)
-        owned = space.dofmap.index_map.size_local * bs
-        if isinstance(data, fem.Function):
-            if data.function_space == space:
-                out[:] = data.x.array
-            else:
-                mesh = self.mesh
-                try:
-                    if isinstance(mesh, PeriodicMesh) and data.function_space.mesh is mesh.original:
-                        mesh.carry(data, like)
-                    else:
-                        like.interpolate(data)
-                except RuntimeError as error:
-                    raise ValueError(
-                        f"{label}: a function on another mesh or of another shape given ({error}); the problem's "
-                        f"mesh and shape {shape} allowed"
-                    ) from error
-                out[:] = like.x.array
+        index_map = space.dofmap.index_map
+        owned = index_map.size_local * bs
+        out = np.zeros(owned + index_map.num_ghosts * bs)
+        given = self._values_of_function(label, data, space) if isinstance(data, fem.Function) else None
         with alike(self.comm):
-            if callable(data) and not isinstance(data, fem.Function):
+            if given is not None:
+                out[:] = real_values(label, given)
+            elif callable(data):
                 out[:] = evaluate_callable(label, data, self._points(space).T, shape).reshape(-1)
-            elif not isinstance(data, fem.Function):
+            else:
                 array = as_numbers(label, data)
                 if array.shape in {(), shape}:
                     out[:] = np.broadcast_to(array, (out.size // bs, *shape)).reshape(-1)
@@ -293,6 +332,23 @@ class FEM(Semidiscrete):
                     )
             finite(label, out)
         return out
+
+    def _values_of_function(self, label: str, function: fem.Function, space: fem.FunctionSpace) -> npt.NDArray[Any]:
+        """Values, of its own type, that a function has at all local dofs of a space."""
+        if function.function_space == space:
+            return function.x.array
+        made, mesh = fem.Function(space, dtype=function.dtype), self.mesh
+        try:
+            if isinstance(mesh, PeriodicMesh) and function.function_space.mesh is mesh.original:
+                mesh.carry(function, made)
+            else:
+                made.interpolate(function)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{label}: a function on another mesh or of another shape given ({error}); the problem's mesh and "
+                f"shape {tuple(space.value_shape)} allowed"
+            ) from error
+        return made.x.array
 
     def _points(self, space: fem.FunctionSpace) -> Array:
         """Coordinates of all local dofs of a space, shape (n, 3)."""
@@ -350,7 +406,7 @@ class FEM(Semidiscrete):
             )
         return found
 
-    def _weak_form(self, bcs: Sequence[Flux | Robin]) -> None:
+    def _weak_form(self, bcs: Sequence[Flux | Robin | Absorbing]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         marked = []
@@ -358,7 +414,9 @@ class FEM(Semidiscrete):
             facets = self._facets(type(bc).__name__, bc.where)
             kind = fem.IntegralType.exterior_facet
             marked.append((k, fem.compute_integration_domains(kind, self.mesh.topology, facets)))
-        ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=marked or None, metadata=self._metadata)
+        self._marked = marked or None
+        self._absorbers: list[_Absorber] = []
+        ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=self._marked, metadata=self._metadata)
         flux, source = self._terms.flux, self._terms.source
         terms_flux = [] if flux == 0 else [-ufl.inner(flux, ufl.grad(v)) * dx]
         terms_source = [] if source == 0 else [ufl.inner(source, v) * dx]
@@ -373,27 +431,77 @@ class FEM(Semidiscrete):
                 alpha = bc.write_coefficient(bc.coefficient, self.equation, domain, self._x, t, normal)
                 alpha = self._bind("Robin coefficient", alpha)
                 terms_flux.append(-ufl.inner(_times(alpha, _part(u, held)), _part(v, held)) * ds(k))
+            if isinstance(bc, Absorbing):
+                z = bc.write_coefficient(bc.impedance, self.equation, domain, self._x, t, normal, name="impedance")
+                self._absorbers.append(_Absorber(k, held, self._bind("Absorbing impedance", z)))
+        if any(self._t in set(traverse_unique_terminals(a.impedance)) for a in self._absorbers):
+            raise ValueError("Absorbing: the impedance must not depend on time")
         parts: dict[Part, list[ufl.Form]] = {
             "flux": terms_flux,
             "source": terms_source,
             "all": terms_flux + terms_source,
         }
         self._residuals = {part: _with_fixed_quadrature(terms) if terms else None for part, terms in parts.items()}
+        if self._lumped:
+            self._residuals = {
+                part: None if r is None else self._with_own_names(r) for part, r in self._residuals.items()
+            }
         self._rate_forms: dict[Part, Packed | None] = {}
         self._operators: dict[Part, _Operator] = {}
 
-    def _mass_form(self, u: Any, v: Any) -> ufl.Form:
-        metadata: dict[str, Any] = self._metadata
+    def _nodal_quadrature(self, dim: int) -> dict[str, Any]:
+        """Metadata of the quadrature at the nodes of cells, or of their facets, of ``dim`` dimensions."""
+        if dim == 0:
+            return {}
+        if self.mesh.basix_cell().name in _TENSOR_CELLS:
+            return {"quadrature_rule": "GLL", "quadrature_degree": 2 * self.space.ufl_element().degree - 1}
+        return {"quadrature_rule": "vertex", "quadrature_degree": 1}
+
+    def _with_own_names(self, form: ufl.Form) -> ufl.Form:
+        """Return a form whose quadratures FFCx can tell from those of lumped mass matrices.
+
+        It names a rule by the last three digits of a hash of its points; on an interval those of the rules of Gauss
+        with four points and of Lobatto with five are the same. One with more points takes the place of such a rule.
+        """
+
+        def name(cell: Any, degree: int, rule: Any) -> str:
+            points = np.ascontiguousarray(basix.make_quadrature(cell, degree, rule=rule)[0])
+            return hashlib.sha1(points).hexdigest()[-3:]
+
+        def told_apart(integral: ufl.Integral) -> ufl.Integral:
+            data, dim = dict(integral.metadata()), self.dim - int(integral.integral_type() != "cell")
+            nodal = self._nodal_quadrature(dim)
+            if nodal.get("quadrature_rule") != "GLL":
+                return integral
+            cell = _TENSOR_CELL_TYPES[dim]
+            taken = name(cell, nodal["quadrature_degree"], basix.QuadratureType.gll)
+            while name(cell, data["quadrature_degree"], basix.QuadratureType.default) == taken:
+                data["quadrature_degree"] += 1
+            return integral.reconstruct(metadata=data)
+
+        return ufl.Form([told_apart(integral) for integral in form.integrals()])
+
+    def _mass_form(self, term: Term, u: Any, v: Any) -> ufl.Form | None:
+        """Return the form of the damping's mass matrix ("mass") or of the inertia's, None if it vanishes."""
+        cells = facets = self._metadata
         if self._lumped:
-            metadata = {"quadrature_rule": "vertex", "quadrature_degree": 1}
-        dx = ufl.Measure("dx", domain=self.mesh, metadata=metadata)
-        return ufl.inner(_times(self._terms.damping, u), v) * dx
+            cells, facets = self._nodal_quadrature(self.dim), self._nodal_quadrature(self.dim - 1)
+        forms = []
+        b = self._terms.inertia if term == "inertia" else self._terms.damping
+        if b != 0:
+            dx = ufl.Measure("dx", domain=self.mesh, metadata=cells)
+            forms.append(ufl.inner(_times(b, u), v) * dx)
+        if term == "mass" and self._absorbers:
+            ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=self._marked, metadata=facets)
+            for number, held, impedance in self._absorbers:
+                forms.append(ufl.inner(_times(impedance, _part(u, held)), _part(v, held)) * ds(number))
+        return sum(forms[1:], forms[0]) if forms else None
 
     def residual(self, term: Term) -> ufl.Form | None:
-        """Return the linear form of a term, M u or (part of) R, at :attr:`state_function`; None if it vanishes."""
-        if term == "mass":
-            form = self._mass_form(self._u, ufl.TestFunction(self.space))
-            return None if form == 0 or self.stationary else _with_fixed_quadrature([form])
+        """Return the linear form of a term, M u, M_A u or (part of) R, at :attr:`state_function`; None for zero."""
+        if term == "mass" or term == "inertia":
+            form = self._mass_form(term, self._u, ufl.TestFunction(self.space))
+            return None if form is None else _with_fixed_quadrature([form])
         if term == "flow":
             return self._flow_form
         return self._residuals[term]
@@ -420,16 +528,18 @@ class FEM(Semidiscrete):
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
-        return Packed(fem.form(form, jit_options=form_options()))
+        return Packed(compiled(form))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
         return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
-    def _prescribe(self, bc: Dirichlet) -> list[_Prescribed]:
+    def _prescribe(self, bc: Dirichlet, order: int = 0) -> list[_Prescribed]:
         facets, held = self._facets("Dirichlet", bc.where), bc.held(self.equation)
         data = bc.write(bc.value, self.equation, self.mesh.ufl_domain(), self._x, self._t)
         data = self._bind("Dirichlet value", data)
+        for _ in range(order):
+            data = partial(data, self._t)
         if len(held) == self.components:
             return [self._prescribe_part(None, facets, data)]
         parts = [data] if len(held) == 1 else [data[k] for k in range(len(held))]
@@ -439,14 +549,14 @@ class FEM(Semidiscrete):
         fdim = self.mesh.topology.dim - 1
         bs, owned = self.space.dofmap.index_map_bs, self.n_owned
         if component is None:
-            values = fem.Function(self.space)
+            values = new_function(self.space)
             blocks = fem.locate_dofs_topological(self.space, fdim, facets)
             condition = fem.dirichletbc(values, blocks)
             dofs = (blocks[:, None] * bs + np.arange(bs)).ravel().astype(np.int32)
             value_dofs = dofs
         else:
             sub = self.space.sub(component)
-            values = fem.Function(sub.collapse()[0])
+            values = new_function(sub.collapse()[0])
             pairs = fem.locate_dofs_topological((sub, values.function_space), fdim, facets)
             condition = fem.dirichletbc(values, pairs, sub)
             dofs, value_dofs = pairs
@@ -486,18 +596,24 @@ class FEM(Semidiscrete):
         """The function that stands in the forms for the state."""
         return self._u
 
-    @property
-    def damping(self) -> Expr:
-        """The damping, parameters bound."""
-        return self._terms.damping
+    def _prescribed_of(self, order: int) -> list[_Prescribed]:
+        """Dirichlet data, or its time derivative of some order."""
+        if order == 0:
+            return self._prescribed
+        if order not in self._prescribed_rates:
+            self._prescribed_rates[order] = [p for bc in self._dirichlet for p in self._prescribe(bc, order)]
+            for p in self._prescribed_rates[order]:
+                p.refresh()
+        return self._prescribed_rates[order]
 
-    def prescribed_data(self) -> list[tuple[Expr, fem.FunctionSpace, npt.NDArray, npt.NDArray]]:
+    def prescribed_data(self, order: int = 0) -> list[tuple[Expr, fem.FunctionSpace, npt.NDArray, npt.NDArray]]:
         """Dirichlet data: expression, its space, the owned dofs it holds at, and their numbers in that space.
 
-        Where two conditions share a dof the later one has it.
+        Where two conditions share a dof the later one has it. The expression is the data's time derivative of a given
+        order.
         """
         found, taken = [], np.zeros(self.n_owned, dtype=bool)
-        for p in reversed(self._prescribed):
+        for p in reversed(self._prescribed_of(order)):
             free = ~taken[p.dofs]
             taken[p.dofs] = True
             found.append((p.data, p.values.function_space, p.dofs[free], p.value_dofs[free]))
@@ -543,18 +659,28 @@ class FEM(Semidiscrete):
     @cached_property
     def stationary(self) -> bool:
         """Whether damping and inertia both vanish."""
-        return self._terms.damping == 0 and self._terms.inertia == 0
+        return not self.damped and not self.second_order
+
+    @cached_property
+    def second_order(self) -> bool:
+        return bool(self._terms.inertia != 0)
+
+    @cached_property
+    def damped(self) -> bool:
+        return bool(self._terms.damping != 0 or self._absorbers)
 
     def update(self) -> None:
         """Take over the current values of the parameters."""
         for parameter, bound in self._bound.items():
             if not parameter.is_field:
                 bound.value[...] = parameter.value
-        for p in self._prescribed:
+        for p in [*self._prescribed, *(p for rates in self._prescribed_rates.values() for p in rates)]:
             p.refresh()
-        if "_mass" in vars(self) and self._mass_varies:
-            self._mass.refresh()
-        self._damping_checked = False
+        for term, mass in self._masses.items():
+            if self._mass_varies(term):
+                self._fill(term, mass)
+                self._ratio = np.nan
+        self._invertible: set[Term] = set()
 
     @property
     def data_functions(self) -> list[fem.Function]:
@@ -568,29 +694,25 @@ class FEM(Semidiscrete):
         same_mesh = other.mesh._cpp_object is mine.mesh._cpp_object
         return same_mesh and other.ufl_element() == mine.ufl_element()
 
-    def initial(self, u0: Any, t: float = 0.0) -> Array:
+    def initial(self, u0: Any, t: float = 0.0, label: str = "u0") -> Array:
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
         if self.equation.is_complex:
-            return self._complex_values(u0)
-        return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+            return self._complex_values(u0, label)
+        return self._values(label, u0, self.space)[: self.n_owned].copy()
 
-    def _complex_values(self, u0: Any) -> Array:
+    def _complex_values(self, u0: Any, label: str) -> Array:
         """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
-        function = fem.Function(self.given_space, dtype=np.complex128)
         if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
-            return self._values("u0", u0, self.space, fem.Function(self.space))[: self.n_owned].copy()
+            return self._values(label, u0, self.space)[: self.n_owned].copy()
         if isinstance(u0, fem.Function):
-            parts = [fem.Function(self.given_space, dtype=np.float64) for _ in range(2)]
-            for part, take in zip(parts, (np.real, np.imag), strict=True):
-                source = fem.Function(u0.function_space, dtype=np.float64)
-                source.x.array[:] = take(u0.x.array)
-                part.x.array[:] = self._values("u0", source, self.given_space, part)
-            function.x.array[:] = parts[0].x.array + 1j * parts[1].x.array
-            return function.x.array[: self.n_owned // 2].view(np.float64).copy()
+            values = self._values_of_function(label, u0, self.given_space)[: self.n_owned // 2]
+            with alike(self.comm):
+                finite("u0", values)
+            return values.astype(np.complex128).view(np.float64)
         x = self.coordinates().T
         with alike(self.comm):
-            return complex_values("u0", u0, x, self.equation.shape)
+            return complex_values(label, u0, x, self.equation.shape)
 
     @cached_property
     def _diffusion(self) -> list[Callable[[npt.NDArray[np.int32]], Array]]:
@@ -668,6 +790,56 @@ class FEM(Semidiscrete):
         self._assemble(form, out)
         out[self.constrained] = 0.0
 
+    # -- mass matrices ---------------------------------------------------------------------------------------
+
+    def _coefficient(self, term: Term) -> Expr:
+        return self._terms.inertia if term == "inertia" else self._terms.damping
+
+    def _mass_varies(self, term: Term) -> bool:
+        """Whether a parameter, or a user's function, may change a mass matrix from one solve to the next."""
+        expressions = [self._coefficient(term), *(a.impedance for a in self._absorbers if term == "mass")]
+        return any(
+            isinstance(e, ufl.Coefficient | ufl.Constant) for b in expressions for e in traverse_unique_terminals(b)
+        )
+
+    def _is_scalar(self, term: Term) -> bool:
+        """Whether a mass matrix couples no components, and so is symmetric."""
+        impedances = [a.impedance for a in self._absorbers if term == "mass"]
+        return all(b.ufl_shape == () for b in (self._coefficient(term), *impedances))
+
+    def _is_diagonal(self, *terms: Term) -> bool:
+        return self._lumped and all(self._is_scalar(term) for term in terms)
+
+    def _new_mass(self, form: ufl.Form, *terms: Term) -> Mass:
+        symmetric = all(self._is_scalar(term) for term in terms)
+        return Mass(Assembler(self.comm, self.compile(form)), self.constrained, "cg" if symmetric else "gmres")
+
+    def _mass(self, term: Term) -> Mass | Diagonal:
+        """The mass matrix of the damping ("mass") or of the inertia."""
+        if term not in self._masses:
+            mass: Mass | Diagonal
+            if self._is_diagonal(term):
+                mass = Diagonal(np.zeros(self.n_owned), self.constrained)
+                self._fill(term, mass)
+            else:
+                form = self._mass_form(term, ufl.TrialFunction(self.space), ufl.TestFunction(self.space))
+                mass = self._new_mass(form, term)
+            self._masses[term] = mass
+        return self._masses[term]
+
+    def _fill(self, term: Term, mass: Mass | Diagonal) -> None:
+        """Assemble a mass matrix anew; a diagonal is what the matrix makes of ones."""
+        if isinstance(mass, Diagonal):
+            self._assemble(self._diagonal_form(term), mass.entries)
+        mass.refresh()
+
+    def _diagonal_form(self, term: Term) -> Packed:
+        if term not in self._diagonal_forms:
+            ones = ufl.as_ufl(1.0) if self.components == 1 else ufl.as_vector([1.0] * self.components)
+            form = self._mass_form(term, ones, ufl.TestFunction(self.space))
+            self._diagonal_forms[term] = self.compile(form)
+        return self._diagonal_forms[term]
+
     def _assemble(self, form: Packed, out: Array) -> None:
         """Write a linear form on the state's space into values."""
         b = self._rate_vector
@@ -694,24 +866,50 @@ class FEM(Semidiscrete):
         self._assemble(packed, out)
         out /= self.nodal_weights
 
-    @cached_property
-    def _mass_varies(self) -> bool:
-        """Whether a parameter, or a user's function, may change M from one solve to the next."""
-        return any(isinstance(e, ufl.Coefficient | ufl.Constant) for e in traverse_unique_terminals(self.damping))
-
-    @cached_property
-    def _mass(self) -> Mass:
-        u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
-        solver = "cg" if self._terms.damping.ufl_shape == () else "gmres"
-        if self._lumped and self.components == 1:
-            solver = "preonly"
-        return Mass(Assembler(self.comm, self.compile(self._mass_form(u, v))), self.constrained, solver)
-
-    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
-        if self.stationary:
+    def mass_times(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
+    ) -> None:
+        used = self._used(damping, inertia)
+        into = out
+        for term, weight in used:
+            self._mass(term).times(values, into, transposed and not self._is_scalar(term))
+            if weight != 1.0:
+                into *= weight
+            into = self._other
+        if not used:
             out[:] = 0.0
-        else:
-            self._mass.times(values, out, transposed and self._terms.damping.ufl_shape != ())
+        elif len(used) > 1:
+            out += self._other
+
+    def _used(self, damping: float, inertia: float) -> list[tuple[Term, float]]:
+        """Mass matrices that a weighted sum has, with their weights; those that are zero left out."""
+        pairs: list[tuple[Term, float]] = []
+        if damping and self.damped:
+            pairs.append(("mass", damping))
+        if inertia and self.second_order:
+            pairs.append(("inertia", inertia))
+        return pairs
+
+    def _sum_of_masses(self, ratio: float) -> Mass | Diagonal:
+        """The matrix ``ratio M + M_A``."""
+        if self._both is None:
+            if self._is_diagonal("mass", "inertia"):
+                self._both = Diagonal(np.zeros(self.n_owned), self.constrained)
+            else:
+                u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
+                mass_factor, _, inertia_factor = self._factors
+                form = mass_factor * self._mass_form("mass", u, v) + inertia_factor * self._mass_form("inertia", u, v)
+                self._factors[0].value, self._factors[2].value = ratio, 1.0
+                self._both = self._new_mass(form, "mass", "inertia")
+        if not abs(ratio - self._ratio) <= _ROUND_OFF * abs(ratio):
+            self._factors[0].value, self._factors[2].value = ratio, 1.0
+            if isinstance(self._both, Diagonal):
+                self._mass("mass").times(np.full(self.n_owned, ratio), self._both.entries)
+                self._mass("inertia").times(np.ones(self.n_owned), self._other)
+                self._both.entries += self._other
+            self._both.refresh()
+            self._ratio = ratio
+        return self._both
 
     @cached_property
     def _gram(self) -> Mass:
@@ -722,22 +920,39 @@ class FEM(Semidiscrete):
     def gram_times(self, values: Array, out: Array) -> None:
         self._gram.times(values, out)
 
-    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
-        if not self._damping_checked:
-            self._check_damping()
-        return self._mass.solve(values, out, transposed and self._terms.damping.ufl_shape != ())
+    def gram_matrix(self) -> PETSc.Mat:
+        return self._gram.copied()
+
+    def solve_mass(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
+    ) -> bool:
+        used = self._used(damping, inertia)
+        term, weight = used[-1] if used else ("mass", damping)
+        if term not in self._invertible:
+            self._check_invertible(term)
+        mass = self._mass(term) if len(used) < 2 else self._sum_of_masses(damping / inertia)
+        good = mass.solve(values, out, transposed and not all(self._is_scalar(t) for t, _ in used))
+        if weight != 1.0:
+            out /= weight
+            out[self.constrained] *= weight
+        return good
 
     @cached_property
-    def _damping(self) -> Callable[[npt.NDArray[np.int32]], Array]:
-        return self._at_midpoints(self._terms.damping)
+    def _at_cells(self) -> dict[Term, Callable[[npt.NDArray[np.int32]], Array]]:
+        """Damping and inertia at the midpoints of cells."""
+        return {"mass": self._at_midpoints(self._terms.damping), "inertia": self._at_midpoints(self._terms.inertia)}
 
-    def _check_damping(self) -> None:
-        """Raise ValueError if damping cannot be inverted at some cell's midpoint."""
-        b = self._damping(self._cells())
+    def _check_invertible(self, term: Term) -> None:
+        """Raise ValueError if damping or inertia cannot be inverted at some cell's midpoint, or node if lumped."""
+        b = self._at_cells[term](self._cells())
         singular = np.any((np.linalg.det(b) if b.ndim > 1 else b) == 0)
+        if not singular and isinstance(mass := self._mass(term), Diagonal):
+            zero = mass.entries == 0
+            zero[self.constrained] = False
+            singular = zero.any()
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
-            raise Refused("damping is singular: explicit schemes cannot be used, take an implicit one")
-        self._damping_checked = True
+            raise Refused(SINGULAR[term])
+        self._invertible.add(term)
 
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         rates, jump = self._rates, self._jump
@@ -748,7 +963,7 @@ class FEM(Semidiscrete):
             out[:] = base
             self.constrain(t_out, out)
             jump[self.constrained] = out[self.constrained] - base[self.constrained]
-            self._mass.times(jump, out)
+            self.mass_times(jump, out)
             rates -= out
             rates[self.constrained] = jump[self.constrained]
         good = self.solve_mass(rates, out)
@@ -762,12 +977,22 @@ class FEM(Semidiscrete):
                 p.refresh()
             state[p.dofs] = p.values.x.array[p.value_dofs]
 
+    def prescribe(self, t: float, values: Array, order: int = 0) -> None:
+        self._t.value = t
+        for p in self._prescribed_of(order):
+            if p.in_time:
+                p.refresh()
+            values[p.dofs] = p.values.x.array[p.value_dofs]
+
     def _operator(self, part: Part) -> _Operator:
         if part not in self._operators:
             u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
-            mass_factor, rate_factor = self._factors
+            mass_factor, rate_factor, inertia_factor = self._factors
             residual = self._residuals[part]
-            form = None if self.stationary else mass_factor * self._mass_form(u, v)
+            mass, inertia = self._mass_form("mass", u, v), self._mass_form("inertia", u, v)
+            form = None if mass is None else mass_factor * mass
+            if inertia is not None:
+                form = inertia_factor * inertia if form is None else form + inertia_factor * inertia
             with_state = with_time = False
             if residual is not None:
                 tangent = ufl.algorithms.expand_derivatives(ufl.derivative(residual, self._u, u))
@@ -789,21 +1014,32 @@ class FEM(Semidiscrete):
         return self._operator("all").assembler.new_matrix()
 
     def jacobian(
-        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+        self,
+        t: float,
+        state: Array,
+        mass_factor: float,
+        rate_factor: float,
+        matrix: PETSc.Mat,
+        part: Part = "all",
+        inertia_factor: float = 0.0,
     ) -> None:
         operator = self._operator(part)
         self.set_state(t, state)
-        self._factors[0].value, self._factors[1].value = mass_factor, rate_factor
+        for constant, factor in zip(self._factors, (mass_factor, rate_factor, inertia_factor), strict=True):
+            constant.value = factor
         operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
 
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)
 
     def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> fem.Function:
-        """Return values as a DOLFINx function in the space given, complex if the state is; or in that of pairs."""
+        """Return values as a DOLFINx function in the space given, complex if the state or they are; or of pairs."""
         whole = self.equation.is_complex and not pairs
-        space, dtype = (self.given_space, np.complex128) if whole else (self.space, np.float64)
-        function = fem.Function(space, name=name or "u", dtype=dtype)
+        if whole or np.iscomplexobj(values):
+            space = self.given_space if whole else self.space
+            function = fem.Function(space, name=name or "u", dtype=np.complex128)
+        else:
+            function = new_function(self.space, name or "u")
         self.refill(function, values)
         return function
 
@@ -828,7 +1064,7 @@ class FEM(Semidiscrete):
             return np.tile(constant, self.n_owned // constant.size)
         expression = self.compile_expression(data, points)
         self._t.value = t
-        found = fem.Function(self.space)
+        found = new_function(self.space)
         found.interpolate(expression)
         return found.x.array[: self.n_owned].copy()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import new_function
 from npde_fem.discretize.scalar import lower
 from npde_fem.discretize.semidiscrete import Array, Term
 from npde_fem.equation import Parameter
@@ -48,7 +49,7 @@ class _Symbols:
             return ufl.FunctionSpace(domain, basix.ufl.real_element(cell, value_shape=shape))
 
         self.stand_ins = {name: ufl.Coefficient(constant_space(c.ufl_shape)) for name, c in self.numbers.items()}
-        self.field_directions = {name: fem.Function(f.function_space) for name, f in self.fields.items()}
+        self.field_directions = {name: new_function(f.function_space) for name, f in self.fields.items()}
         self.number_directions = {name: fem.Constant(mesh, np.zeros(c.ufl_shape)) for name, c in self.numbers.items()}
         self.sizes = {name: int(np.prod(c.ufl_shape, dtype=int)) for name, c in self.numbers.items()}
         self.number_space: fem.FunctionSpace | None = None
@@ -209,10 +210,11 @@ class FEMLinearised(Linearised):
         self.symbols = _Symbols(problem, self.controls)
         self.collector = _Collector(problem.comm, self.symbols)
         self.u = problem.state_function
-        self.direction, self.adjoint = fem.Function(problem.space), fem.Function(problem.space)
+        self.direction, self.adjoint = new_function(problem.space), new_function(problem.space)
         self._vector = la.vector(problem.space.dofmap.index_map, problem.space.dofmap.index_map_bs)
         self._work = np.zeros(problem.n_owned)
         self._functionals: dict[Term, _Functional] = {}
+        self._prescribed: dict[int, FEMNodal | None] = {}
         self._tangents: dict[Term, Packed | None] = {}
 
     def compile(self, form: ufl.Form) -> Packed:
@@ -234,20 +236,41 @@ class FEMLinearised(Linearised):
 
     @cached_property
     def with_damping(self) -> bool:
-        return self._depends(self.problem.damping)
+        return self._enters("mass")
+
+    @cached_property
+    def with_inertia(self) -> bool:
+        return self._enters("inertia")
+
+    def _enters(self, term: Term) -> bool:
+        """Whether a control enters a term."""
+        form = self.problem.residual(term)
+        if form is None:
+            return False
+        controls = {*self.symbols.fields.values(), *self.symbols.numbers.values()}
+        return not controls.isdisjoint([*form.coefficients(), *form.constants()])
+
+    def _is_fixed(self, term: Term) -> bool:
+        """Whether a term is a mass matrix, by which the state enters linearly, and no control enters it."""
+        return (term == "mass" and not self.with_damping) or (term == "inertia" and not self.with_inertia)
+
+    def _mass_times(self, term: Term, values: Array, out: Array, transposed: bool) -> None:
+        weights = {"damping": float(term == "mass"), "inertia": float(term == "inertia")}
+        self.problem.mass_times(values, out, transposed, **weights)
 
     def _depends(self, expression: Any) -> bool:
         terminals = set(ufl.corealg.traversal.traverse_unique_terminals(expression))
         return bool(terminals & {*self.symbols.fields.values(), *self.symbols.numbers.values()})
 
-    @cached_property
-    def prescribed(self) -> FEMNodal | None:
-        parts = [
-            _NodalPart(self, data, space, dofs, value_dofs)
-            for data, space, dofs, value_dofs in self.problem.prescribed_data()
-            if self._depends(data)
-        ]
-        return FEMNodal(parts) if parts else None
+    def prescribed(self, order: int = 0) -> FEMNodal | None:
+        if order not in self._prescribed:
+            parts = [
+                _NodalPart(self, data, space, dofs, value_dofs)
+                for data, space, dofs, value_dofs in self.problem.prescribed_data(order)
+                if self._depends(data)
+            ]
+            self._prescribed[order] = FEMNodal(parts) if parts else None
+        return self._prescribed[order]
 
     def initial(self, function: Callable) -> FEMNodal:
         problem = self.problem
@@ -298,35 +321,35 @@ class FEMLinearised(Linearised):
         return self._tangents[term]
 
     def tangent(self, term: Term, out: Array) -> None:
-        if term == "mass" and not self.with_damping:
-            self.problem.mass_times(self.direction.x.array[: self.problem.n_owned], out)
+        if self._is_fixed(term):
+            self._mass_times(term, self.direction.x.array[: self.problem.n_owned], out, transposed=False)
             return
         self.assemble(self._tangent_form(term), out)
-        if term != "mass":
+        if term not in ("mass", "inertia"):
             out[self.problem.constrained] = 0.0
 
     def pull(self, term: Term, adjoint: Array, out: Array) -> None:
-        if term == "mass":
-            self.problem.mass_times(adjoint, out, transposed=True)
+        if term in ("mass", "inertia"):
+            self._mass_times(term, adjoint, out, transposed=True)
             return
         self._fill(self.adjoint, adjoint)
         self._functional(term).pull(out)
 
     def collect(self, term: Term, adjoint: Array) -> None:
-        if term == "mass" and not self.with_damping:
+        if self._is_fixed(term):
             return
         self._fill(self.adjoint, adjoint)
         self._functional(term).collect()
 
     def pull_second(self, term: Term, adjoint: Array, out: Array) -> None:
-        if term == "mass" and not self.with_damping:
+        if self._is_fixed(term):
             out[:] = 0.0
             return
         self._fill(self.adjoint, adjoint)
         self._functional(term).second.pull(out)
 
     def collect_second(self, term: Term, adjoint: Array) -> None:
-        if term == "mass" and not self.with_damping:
+        if self._is_fixed(term):
             return
         self._fill(self.adjoint, adjoint)
         self._functional(term).second.collect()

@@ -12,9 +12,9 @@ from typing import Literal
 
 from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
-from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import compiled, values_in
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import NPDE, Parameter, Periodic
 
@@ -56,7 +56,7 @@ def _on_mesh(space: fem.FunctionSpace, kind: InnerKind, length: float, name: str
             raise _no_gradient(name)
         squared = fem.Constant(space.mesh, length**2)
         form += squared * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx
-    assembler = Assembler(space.mesh.comm, Packed(fem.form(form, jit_options=form_options())))
+    assembler = Assembler(space.mesh.comm, Packed(compiled(form)))
     matrix = assembler.new_matrix()
     assembler.fill(matrix)
     return matrix
@@ -117,7 +117,8 @@ def lumped_mass_on(space: fem.FunctionSpace) -> Array:
     matrix.mult(ones, mass)
     total = mass.sum()
     matrix.getDiagonal(mass)
-    weights = np.array(mass.array_r) * (total / mass.sum())
+    mass.scale(total / mass.sum())
+    weights = values_in(mass).copy()
     for thing in (ones, mass, matrix):
         thing.destroy()
     return weights
@@ -143,7 +144,7 @@ def riesz(problem: Semidiscrete, parameter: Parameter, values: Array, kind: Inne
     x, y = matrix.createVecs()
     y.array[:] = values
     ksp.solve(y, x)
-    result = np.array(x.array_r)
+    result = values_in(x).copy()
     for thing in (x, y, ksp, matrix):
         thing.destroy()
     return result

@@ -1,8 +1,8 @@
 """Derivatives of a problem's terms: what tangents, adjoints and second-order adjoints are made of.
 
-A *term* T(u, t; theta) is a vector in the space of the rates: the rate R or one of its parts, or the mass times the
-state, M u. Let lambda be an adjoint (values, zero on constrained dofs), v a direction of the state, and delta one of
-the parameters. Then
+A *term* T(u, t; theta) is a vector in the space of the rates: the rate R or one of its parts, or a mass matrix times
+the state, M u or M_A u. Let lambda be an adjoint (values, zero on constrained dofs), v a direction of the state, and
+delta one of the parameters. Then
 
     tangent          T_u v + T_theta delta
     pull             T_u^T lambda                                  (all dofs, constrained ones too)
@@ -85,8 +85,15 @@ class Linearised(ABC):
 
     @property
     @abstractmethod
-    def prescribed(self) -> Nodal | None:
-        """All Dirichlet data of the problem together, or None if no control enters it."""
+    def with_inertia(self) -> bool:
+        """Whether M_A depends on a control."""
+
+    @abstractmethod
+    def prescribed(self, order: int = 0) -> Nodal | None:
+        """Return all Dirichlet data of the problem together, or its first or second time derivative.
+
+        None if no control enters it.
+        """
 
     @abstractmethod
     def initial(self, function: Callable) -> Nodal:
@@ -114,7 +121,7 @@ class Linearised(ABC):
 
     @abstractmethod
     def tangent(self, term: Term, out: Array) -> None:
-        """Write T_u v + T_theta delta into the values ``out``; zero on constrained dofs, but for M u."""
+        """Write T_u v + T_theta delta into the values ``out``; zero on constrained dofs, but for M u and M_A u."""
 
     @abstractmethod
     def pull(self, term: Term, adjoint: Array, out: Array) -> None:

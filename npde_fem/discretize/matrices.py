@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from npde_fem.discretize.packing import Packed
+from npde_fem.discretize.real import values_in
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from dolfinx import fem
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Assembler", "Mass"]
+__all__ = ["Assembler", "Diagonal", "Mass"]
 
 Array = npt.NDArray[np.float64]
 
@@ -56,13 +57,43 @@ class Assembler:
         matrix.setValuesCOO(csr.data[: int(csr.indptr[owned]) * bs * bs])
 
 
+class Diagonal:
+    """A mass matrix that is diagonal, by its entries at the owned dofs; it does as :class:`Mass` does.
+
+    Parameters
+    ----------
+    entries
+        The diagonal, values.
+    constrained
+        As of :class:`Mass`.
+    """
+
+    def __init__(self, entries: Array, constrained: npt.NDArray[np.int32]) -> None:
+        self.entries, self._constrained = entries, constrained
+        self._divisors: Array | None = None
+
+    def refresh(self) -> None:
+        """Take over changes of :attr:`entries`."""
+        self._divisors = None
+
+    def times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        np.multiply(self.entries, values, out=out)
+
+    def solve(self, values: Array, out: Array, transposed: bool = False) -> bool:
+        if self._divisors is None:
+            self._divisors = self.entries.copy()
+            self._divisors[self._constrained] = 1.0
+        np.divide(values, self._divisors, out=out)
+        return bool(np.isfinite(out.sum()))
+
+
 class Mass:
     """The mass matrix M, and the solver of ``M x = y`` on the free dofs.
 
     Parameters
     ----------
     assembler
-        Of the form (B u, v).
+        Of the form (B u, v) or (A u, v).
     constrained
         Owned constrained dofs; their rows and columns are the identity's in :meth:`solve`, not in :meth:`times`.
     solver
@@ -89,11 +120,15 @@ class Mass:
             self._free.destroy()
             self._free = None
 
+    def copied(self) -> PETSc.Mat:
+        """Return a copy of M."""
+        return self._matrix.copy()
+
     def times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write ``M values``, or that of its transpose, into ``out``."""
         self._x.array[:] = values
         (self._matrix.multTranspose if transposed else self._matrix.mult)(self._x, self._y)
-        out[:] = self._y.array_r
+        out[:] = values_in(self._y)
 
     def solve(self, values: Array, out: Array, transposed: bool = False) -> bool:
         """Write the solution of ``M out = values``, or of the transpose's, into ``out``; False if NaN is met.
@@ -118,5 +153,5 @@ class Mass:
                 f"the solve with the mass matrix did not converge (KSP reason {reason}); its solver is set by PETSc "
                 "options such as -npde_mass_ksp_type"
             )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
         return True

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from npde_fem.discretize.data import finite
 from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import as_numbers
 from npde_fem.parallel import alike
@@ -83,9 +84,7 @@ class Probe:
         index = PETSc.IntType
         csr = (rows.indptr.astype(index), rows.indices.astype(index), rows.data)
         self._matrix = PETSc.Mat().createAIJ(rows.shape, csr=csr, comm=PETSc.COMM_SELF)
-        self._values, self._observed = np.zeros(problem.n_owned), np.zeros((len(self.points), self.components))
-        self._values_vector = PETSc.Vec().createWithArray(self._values, comm=PETSc.COMM_SELF)
-        self._observed_vector = PETSc.Vec().createWithArray(self._observed, comm=PETSc.COMM_SELF)
+        self._values, self._observed = self._matrix.createVecs()
 
     def apply(self, values: Array, out: Array | None = None) -> Array:
         """Return ``B values``, the same on every rank (collective).
@@ -102,10 +101,11 @@ class Probe:
         ndarray
             The state's components at the points, shape ``(n, m)``.
         """
-        out = np.empty_like(self._observed) if out is None else out
-        self._values[:] = values
-        self._matrix.mult(self._values_vector, self._observed_vector)
-        self.comm.Allreduce(self._observed, out)
+        out = np.empty((len(self.points), self.components)) if out is None else out
+        self._values.array[:] = values
+        self._matrix.mult(self._values, self._observed)
+        out[:] = values_in(self._observed).reshape(out.shape)
+        self.comm.Allreduce(MPI.IN_PLACE, out)
         return out
 
     def transpose(self, weights: Array, out: Array) -> None:
@@ -118,9 +118,9 @@ class Probe:
         out
             This rank's owned dofs, shape ``(n_owned,)``.
         """
-        self._observed[...] = weights
-        self._matrix.multTranspose(self._observed_vector, self._values_vector)
-        out += self._values
+        self._observed.array[:] = np.ravel(weights)
+        self._matrix.multTranspose(self._observed, self._values)
+        out += values_in(self._values)
 
 
 class _Entries(NamedTuple):

@@ -1,4 +1,4 @@
-"""The corridor between the discretisations and the solvers: ``M u' = R(u, t)`` with ``u = g(t)`` on some dofs."""
+"""The corridor between the discretisations and the solvers: ``M_A u'' + M u' = R(u, t)``, ``u = g(t)`` on some dofs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ from petsc4py import PETSc
 if TYPE_CHECKING:
     from npde_fem.discretize.linearised import Linearised
 
-__all__ = ["Array", "Part", "Semidiscrete", "Term"]
+__all__ = ["SINGULAR", "Array", "Part", "Semidiscrete", "Term"]
 
 Array = npt.NDArray[np.float64]
 
 Part = Literal["all", "flux", "source"]
 """Which terms of the equation: everything; the flux with its boundary terms; or the source alone."""
 
-Term = Literal["all", "flux", "source", "mass", "flow"]
-"""A part of the rate R, the mass times the state, M u, or the flow of the source at the nodes, N Phi(u)."""
+Term = Literal["all", "flux", "source", "mass", "inertia", "flow"]
+"""A part of the rate R; a mass matrix times the state, the damping's M u or the inertia's M_A u; or the flow of the
+source at the nodes, N Phi(u)."""
+
+SINGULAR: dict[Term, str] = {
+    "mass": "damping is singular: explicit schemes cannot be used, take an implicit one",
+    "inertia": "inertia is singular: an equation of second order in time needs one that can be inverted everywhere",
+}
+"""What to say where the mass matrix of a term cannot be inverted."""
 
 
 class Semidiscrete(ABC):
     """An equation on a mesh or grid: ``M u' = R(u, t)``, or ``0 = R(u)`` where the equation has no time derivative.
+
+    With inertia it is ``M_A u'' + M u' = R(u, t)``. M is the mass matrix of the damping, that of absorbing boundaries
+    included, and M_A that of the inertia.
 
     Two layouts of a state are used. *Values* are the plain float64 array of the ``n_owned`` dofs this rank owns.
     A *state* holds values together with whatever ghosts the discretisation keeps; solvers make states by
@@ -75,6 +85,16 @@ class Semidiscrete(ABC):
     def stationary(self) -> bool:
         """Whether the equation has no time derivative."""
 
+    @property
+    @abstractmethod
+    def second_order(self) -> bool:
+        """Whether the equation has inertia: a second derivative in time."""
+
+    @property
+    @abstractmethod
+    def damped(self) -> bool:
+        """Whether M is not zero by the form of the equation."""
+
     @abstractmethod
     def update(self) -> None:
         """Take over the current values of the parameters; solvers call it once, before they begin."""
@@ -102,6 +122,10 @@ class Semidiscrete(ABC):
         G is the mass matrix of the state's space without damping (FEM), or the control volumes (FD).
         """
 
+    @abstractmethod
+    def gram_matrix(self) -> PETSc.Mat:
+        """Return a new matrix, G of :meth:`gram_times`."""
+
     @property
     @abstractmethod
     def data_functions(self) -> list[Any]:
@@ -118,11 +142,11 @@ class Semidiscrete(ABC):
         return riesz(self, parameter, values, kind)
 
     @abstractmethod
-    def initial(self, u0: Any, t: float = 0.0) -> Array:
+    def initial(self, u0: Any, t: float = 0.0, label: str = "u0") -> Array:
         """Return the values of initial data: a number, one number a component, a callable, an array or a function.
 
         A callable is numpy's, of coordinates (3, n); one in UFL stands in an :class:`~npde_fem.Initial`, and is taken
-        at time ``t``.
+        at time ``t``. Errors name the data by ``label``.
         """
 
     @abstractmethod
@@ -146,20 +170,57 @@ class Semidiscrete(ABC):
         """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
 
     @abstractmethod
-    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
-        """Write ``M values``, or the product with the transpose of M, into ``out``."""
+    def mass_times(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
+    ) -> None:
+        """Write ``(damping M + inertia M_A) values``, or the product with the transpose, into ``out``."""
 
     @abstractmethod
-    def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
-        """Write the solution of ``M out = values`` (or of the transpose's) into ``out``.
+    def solve_mass(
+        self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
+    ) -> bool:
+        """Write the solution of ``(damping M + inertia M_A) out = values`` (or of the transpose's) into ``out``.
 
-        Rows and columns of constrained dofs are the identity's. Returns False if NaN or infinity is met.
+        Rows and columns of constrained dofs are the identity's. ``out`` may be ``values``. Returns False if NaN or
+        infinity is met. Weights that differ from those of the last call by round-off count as the same.
 
         Raises
         ------
         ValueError
-            If the damping is singular.
+            If the matrix is singular at some place.
         """
+
+    def accelerate(self, t: float, state: Array, v: Array, factor: float, a: Array) -> bool:
+        """Solve ``M_A a + M (v + factor a) = R(u, t)`` for the values a, and add ``factor a`` to the values v.
+
+        On constrained dofs a holds the prescribed acceleration, which the others feel through the mass matrices.
+        Returns whether this rank's result is finite.
+
+        Raises
+        ------
+        ValueError
+            If the inertia is singular.
+        """
+        c, (right, work, fixed) = self.constrained, self._for_balance
+        self.rate(t, state, right)
+        if self.damped:
+            self.mass_times(v, work)
+            right -= work
+        prescribed = a[c]
+        if self.unknowns < self.n_global:
+            fixed[c] = prescribed
+            self.mass_times(fixed, work, False, factor, 1.0)
+            right -= work
+            right[c] = 0.0
+        good = self.solve_mass(right, a, False, factor, 1.0)
+        a[c] = prescribed
+        np.multiply(a, factor, out=work)
+        v += work
+        return good
+
+    @cached_property
+    def _for_balance(self) -> Array:
+        return np.zeros((3, self.n_owned))
 
     @abstractmethod
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
@@ -195,23 +256,38 @@ class Semidiscrete(ABC):
         """Weights N, positive, one a dof that this rank owns, with which the term "flow" is N Phi(u)."""
 
     @abstractmethod
+    def prescribe(self, t: float, values: Array, order: int = 0) -> None:
+        """Set the constrained dofs of values to their data at time ``t``, or to its first or second time derivative."""
+
+    @abstractmethod
     def new_matrix(self) -> PETSc.Mat:
         """Return a new matrix with the sparsity of the Jacobian."""
 
     @abstractmethod
     def jacobian(
-        self, t: float, state: Array, mass_factor: float, rate_factor: float, matrix: PETSc.Mat, part: Part = "all"
+        self,
+        t: float,
+        state: Array,
+        mass_factor: float,
+        rate_factor: float,
+        matrix: PETSc.Mat,
+        part: Part = "all",
+        inertia_factor: float = 0.0,
     ) -> None:
-        """Assemble ``mass_factor M - rate_factor dR/du``; rows and columns of constrained dofs are the identity's."""
+        """Assemble ``mass_factor M + inertia_factor M_A - rate_factor dR/du``.
+
+        Rows and columns of constrained dofs are the identity's.
+        """
 
     @abstractmethod
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         """Whether ``dR/du`` depends on the state, and whether on time."""
 
-    def meet(self, u0: Any, integrals: Sequence[Callable]) -> None:
+    def meet(self, initial: Sequence[Any], integrals: Sequence[Callable]) -> None:
         """Make the parameters that initial data and integrands bring known to the problem (collective)."""
-        if isinstance(u0, Initial):
-            self.write_nodal(u0.value)
+        for data in initial:
+            if isinstance(data, Initial):
+                self.write_nodal(data.value)
         for function in integrals:
             self.write_integral(function)
 
@@ -250,7 +326,7 @@ class Semidiscrete(ABC):
 
     @abstractmethod
     def function(self, values: Array, name: str | None = None, *, pairs: bool = False) -> Any:
-        """Return values as the discretisation's own kind of function, complex if the state is.
+        """Return values as the discretisation's own kind of function, complex if the state or the values are.
 
         With ``pairs`` a complex state becomes a real function of twice as many components.
         """

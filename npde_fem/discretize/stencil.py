@@ -37,6 +37,7 @@ __all__ = [
     "JacobianPattern",
     "ReverseKernel",
     "Symbols",
+    "balance_source",
     "evaluator_source",
     "jacobian_source",
     "pointers_to",
@@ -411,16 +412,10 @@ def _row(index: tuple[int, ...]) -> int:
     return index[0] if index else 0
 
 
-def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
-    """Return C source of ``rate`` and ``advance`` for lowered flux and source.
-
-    There is one row a point for each component of the source. ``rate(g, U, out)`` writes R (integrated over control
-    volumes) to a plain array of the owned points; ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|``
-    to the owned points of a ghosted array, and returns 1 if a value is not finite, else 0.
-    """
-    m = _rows(source)
+def _rates(s: Symbols, flux: Expr, source: Expr) -> list[str]:
+    """Return C that declares ``r0``, ``r1``, ..., the rates ``R / |V|`` of a point's rows."""
     body = _openness(s)
-    terms: dict[int, list[str]] = {c: [] for c in range(m)}
+    terms: dict[int, list[str]] = {c: [] for c in range(_rows(source))}
     for a, high in product(range(s.dim), (True, False)):
         code = Code(_face(s, a, high), prefix=f"f{a}{int(high)}_")
         for index, part in components(flux).items():
@@ -433,13 +428,49 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
     for index, part in components(source).items():
         terms[_row(index)].append(f"+ {code.emit(part)}")
     body += code.lines
-    inside = "mask[P] ? " if s.masked else ""
-    outside = " : 0.0" if s.masked else ""
+    inside, outside = ("mask[P] ? ", " : 0.0") if s.masked else ("", "")
+    return [*body, *(f"const double r{c} = {inside}{' '.join(t) or '0.0'}{outside};" for c, t in terms.items())]
+
+
+def balance_source(s: Symbols, flux: Expr, source: Expr) -> str:
+    """Return C source of ``balance(g, U, A, nA, B, nB, factor, a, v)`` for lowered flux and source.
+
+    At every owned point it solves ``A a + B (v + factor a) = R / |V|`` for a, and adds ``factor a`` to v, in one pass.
+    A and B have one value for all components of a point, and one for all points if nA, nB are 0, else these are 1. The
+    function returns 1 if a value is not finite, else 0.
+    """
+    m = _rows(source)
+    body = [*_rates(s, flux, source), f"const long q = {_flat_point(s)};"]
+    body += ["const double inverse = 1.0 / (A[q * nA] + factor * B[q * nB]);"]
+    for c in range(m):
+        body += [
+            f"const double a{c} = (r{c} - B[q * nB] * v[q * {m} + {c}]) * inverse;",
+            f"a[q * {m} + {c}] = a{c};",
+            f"v[q * {m} + {c}] += factor * a{c};",
+            f"sum += a{c};",
+        ]
+    lines = [
+        "int balance(const grid_t *g, const double *restrict U, const double *restrict A, long nA,",
+        "            const double *restrict B, long nB, double factor, double *restrict a, double *restrict v) {",
+        *_declare(s),
+        "double sum = 0.0;",
+        *_loop(s, body),
+        "return !(fabs(sum) <= DBL_MAX); }",
+    ]
+    return _HEADER + "\n".join(lines) + "\n"
+
+
+def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
+    """Return C source of ``rate`` and ``advance`` for lowered flux and source.
+
+    There is one row a point for each component of the source. ``rate(g, U, out)`` writes R (integrated over control
+    volumes) to a plain array of the owned points; ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|``
+    to the owned points of a ghosted array, and returns 1 if a value is not finite, else 0.
+    """
+    m, body = _rows(source), _rates(s, flux, source)
     rates, advances = [], []
     flat = _flat_point(s)
     for c in range(m):
-        total = " ".join(terms[c]) or "0.0"
-        body += [f"const double r{c} = {inside}{total}{outside};"]
         rates += [f"const double v{c} = r{c} * ({_volume(s)});", f"out[({flat}) * {m} + {c}] = v{c};"]
         advances += [f"const double v{c} = base[P * {m} + {c}] + step * r{c};", f"out[P * {m} + {c}] = v{c};"]
     # One NaN or infinity makes the sum so; a sum vectorises better than a test of each value.

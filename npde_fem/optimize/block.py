@@ -1,7 +1,8 @@
 """A whole solve as one operation of pyadjoint's tape.
 
 While pyadjoint records (``pyadjoint.continue_annotation()``), :func:`solve` puts one block on the tape. It depends on
-the problem's parameters and on the initial state; its outputs are the states, and the time integrals. Played again with
+the problem's parameters and on the initial state (and velocity, of an equation with inertia); its outputs are the
+states, with the velocities, and the time integrals. Played again with
 other values it solves again; asked for derivatives it sweeps through the solve it made last
 (:class:`~npde_fem.solve.trajectory.Trajectory`), after making sure that this was for the values the tape has now.
 """
@@ -22,7 +23,7 @@ from npde_fem.optimize.values import as_adjoint, as_array, holding, is_function,
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.preconditioner import ShiftedLaplacian
-from npde_fem.solve.schemes import Scheme
+from npde_fem.solve.schemes import Newmark, Scheme
 from npde_fem.solve.trajectory import Cotangents, Derivative, Trajectory
 from npde_fem.taped import Taped
 
@@ -36,7 +37,7 @@ __all__ = ["States", "TapedSolution", "solve"]
 
 
 class States(Taped):
-    """The states of a solve on the tape: those observed, and the final one last.
+    """The states of a solve on the tape, or their velocities: those observed, and the final one last.
 
     Attributes
     ----------
@@ -75,13 +76,16 @@ class States(Taped):
 class TapedSolution(integrate.Solution):
     """A solution that the tape knows: :attr:`u`, :meth:`at` and :attr:`integrals` may enter further operations.
 
+    So may :attr:`velocity` and :meth:`velocity_at`.
+
     Attributes
     ----------
-    on_tape
-        The states, as the tape has them.
+    on_tape, velocities_on_tape
+        The states, and the velocities of an equation with inertia, as the tape has them.
     """
 
     on_tape: States | None = field(default=None, kw_only=True)
+    velocities_on_tape: States | None = field(default=None, kw_only=True)
 
     @property
     def u(self) -> Any:
@@ -95,15 +99,27 @@ class TapedSolution(integrate.Solution):
         """Return the ``index``-th observed state, as :attr:`u`."""
         return _extract(self.on_tape, range(len(self.times))[index])
 
+    @property
+    def velocity(self) -> Any:
+        """The final velocity, as :attr:`u`; an equation without inertia has none (ValueError)."""
+        integrate.moving(self.velocity_values)
+        return _extract(self.velocities_on_tape, len(self.times))
+
+    def velocity_at(self, index: int) -> Any:
+        """Return the ``index``-th observed velocity, as :attr:`u`."""
+        integrate.moving(self.velocities)
+        return _extract(self.velocities_on_tape, range(len(self.times))[index])
+
 
 def solve(
     problem: Semidiscrete,
     u0: Any = 0.0,
     t: tuple[float, float] | None = None,
     dt: float | integrate.Adaptive | None = None,
-    scheme: Scheme | None = None,
+    scheme: Scheme | Newmark | None = None,
     observe: Sequence[float] | Callable[[float, Any], None] | tuple | None = None,
     *,
+    velocity: Any = None,
     parameters: Mapping[Parameter, Any] | None = None,
     integrals: Sequence[Callable] = (),
     checkpoints: int | Checkpoints | None = None,
@@ -129,11 +145,14 @@ def solve(
         observed time to t1; where ``dt`` does not divide a stretch a warning says which step is taken. On the tape
         adaptive steps are frozen: it takes the same ones for other values.
     scheme
-        Time scheme, Crank-Nicolson by default.
+        Time scheme, Crank-Nicolson by default; for an equation with inertia that, :class:`~npde_fem.Newmark` or
+        :func:`~npde_fem.Leapfrog`.
     observe
         Times at which to keep the state; or a function ``(t, u)`` called at t0 and after every step; or a pair
         (times, function): the states are kept and the function is called at these times only. ``u`` is the same
         object each time.
+    velocity
+        Initial velocity of an equation with inertia: what ``u0`` may be; zero by default.
     parameters
         Values for this solve in the place of the parameters' own: numbers, arrays, or objects on the tape (``AdjFloat``
         for a number, ``dolfinx_adjoint.Function`` or GridFunction for a field), which the result then depends on.
@@ -154,8 +173,8 @@ def solve(
     Returns
     -------
     Solution
-        With ``u``, ``at(k)``, ``states``, ``times`` and ``integrals``; a :class:`TapedSolution` while pyadjoint
-        records.
+        With ``u``, ``at(k)``, ``states``, ``times`` and ``integrals``; of an equation with inertia also with
+        ``velocity``, ``velocity_at(k)`` and ``velocities``; a :class:`TapedSolution` while pyadjoint records.
 
     Raises
     ------
@@ -180,14 +199,14 @@ def solve(
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
     with stop_annotating():
-        problem.meet(u0, integrals)
+        problem.meet([u0, velocity], integrals)
         given = _given(problem, parameters or {})
     if not annotate_tape():
         with holding(problem, {name: as_array(value) for name, value in given.items()}):
-            return _plain(problem, u0, integrals, arguments)
+            return _plain(problem, u0, velocity, integrals, arguments)
     if get_working_tape() is None:
         set_working_tape(Tape())
-    return SolveOperation(problem, u0, arguments, given, integrals, checkpoints).first()
+    return SolveOperation(problem, u0, velocity, arguments, given, integrals, checkpoints).first()
 
 
 def rows_of(solution: integrate.Solution) -> Array:
@@ -195,13 +214,18 @@ def rows_of(solution: integrate.Solution) -> Array:
     return np.vstack([solution.states.reshape(len(solution.times), solution.problem.n_owned), solution.values])
 
 
+def _velocities_of(solution: integrate.Solution) -> Array:
+    """Return the observed velocities and the final one, as :func:`rows_of`."""
+    return np.vstack([integrate.moving(solution.velocities), integrate.moving(solution.velocity_values)])
+
+
 def _plain(
-    problem: Semidiscrete, u0: Any, integrals: Sequence[Callable], arguments: dict[str, Any]
+    problem: Semidiscrete, u0: Any, velocity: Any, integrals: Sequence[Callable], arguments: dict[str, Any]
 ) -> integrate.Solution:
     if not integrals:
-        return integrate.solve(problem, u0, **arguments)
+        return integrate.solve(problem, u0, velocity=velocity, **arguments)
     recorder = Trajectory(problem, None, integrals, Checkpoints(1))
-    solution = integrate.solve(problem, u0, **arguments, recorder=recorder)
+    solution = integrate.solve(problem, u0, velocity=velocity, **arguments, recorder=recorder)
     solution.integrals = recorder.integral_values.tolist()
     return solution
 
@@ -234,6 +258,12 @@ def _check_layout(problem: Semidiscrete, label: str, function: Any, parameter: P
         )
 
 
+def _is_complex_state(problem: Semidiscrete, function: Any) -> bool:
+    """Whether a function holds a complex state, not its real pairs as on the tape; there it is data like an array."""
+    values = function.x.array if is_function(function) else as_array(function)
+    return problem.equation.is_complex and np.iscomplexobj(values) and not problem.has_layout(function)
+
+
 class SolveOperation(Operation):
     """One solve on the tape."""
 
@@ -241,20 +271,29 @@ class SolveOperation(Operation):
         self,
         problem: Semidiscrete,
         u0: Any,
+        velocity: Any,
         arguments: dict[str, Any],
         given: Mapping[str, Any],
         integrals: Sequence[Callable],
         checkpoints: Checkpoints | None,
     ) -> None:
         super().__init__()
-        self._problem, self._arguments, self._u0 = problem, arguments, u0
-        taped = isinstance(u0, OverloadedType) and not np.iscomplexobj(as_array(u0))
-        if taped:
-            _check_layout(problem, "u0", u0)
-        elif not isinstance(u0, Initial):
-            # The tape's own copy: what was given may change later.
-            with stop_annotating():
-                self._u0 = problem.initial(u0)
+        self._problem, self._arguments = problem, arguments
+        self._initial: dict[str, Any] = {"u0": u0}
+        if velocity is not None:
+            self._initial["velocity"] = velocity
+        taped = [
+            label
+            for label, data in self._initial.items()
+            if isinstance(data, OverloadedType) and not _is_complex_state(problem, data)
+        ]
+        for label, data in self._initial.items():
+            if label in taped:
+                _check_layout(problem, label, data)
+            elif not isinstance(data, Initial):
+                # The tape's own copy: what was given may change later.
+                with stop_annotating():
+                    self._initial[label] = problem.initial(data, label=label)
         for function in problem.data_functions:
             if isinstance(function, OverloadedType):
                 raise ValueError(
@@ -263,9 +302,11 @@ class SolveOperation(Operation):
                     "solve(parameters={parameter: function})"
                 )
         self._fixed = {name: value for name, value in given.items() if not isinstance(value, OverloadedType)}
-        initial = u0 if isinstance(u0, Initial) else None
-        self._trajectory = Trajectory(problem, initial, integrals, checkpoints, arguments["preconditioner"])
-        self._names: list[str | None] = []  # of the parameters among the inputs; the initial state has none
+        in_ufl = [data if isinstance(data, Initial) else None for data in (u0, velocity)]
+        self._trajectory = Trajectory(
+            problem, in_ufl[0], integrals, checkpoints, in_ufl[1], arguments["preconditioner"]
+        )
+        self._names: list[str] = []  # of the parameters among the inputs
         for name, parameter in problem.parameters.items():
             if name in self._fixed:
                 continue
@@ -273,9 +314,9 @@ class SolveOperation(Operation):
                 settle(parameter, problem)
             self._names.append(name)
             self.add_dependency(given.get(name, parameter))
-        if taped:
-            self._names.append(None)
-            self.add_dependency(u0)
+        self._functions = taped  # initial data among the inputs, which come after the parameters
+        for label in taped:
+            self.add_dependency(self._initial[label])
         self._solved_for: list[Array] | None = None
 
     def first(self) -> TapedSolution:
@@ -286,10 +327,12 @@ class SolveOperation(Operation):
         self._arguments |= {"observe": solution.times or None, "rescue": None, "progress": False}
         if isinstance(self._arguments["dt"], integrate.Adaptive):
             self._arguments["dt"] = integrate.Frozen(solution.steps)
-        states = States(self._problem, rows_of(solution), [*solution.times, solution.t])
+        times = [*solution.times, solution.t]
+        states = [States(self._problem, rows, times) for rows in self._rows_of(solution)]
         numbers = [AdjFloat(value) for value in self._trajectory.integral_values]
-        self.record(states, *numbers)
-        taped = TapedSolution(**vars(solution), on_tape=states)
+        self.record(*states, *numbers)
+        velocities = states[1] if self._problem.second_order else None
+        taped = TapedSolution(**vars(solution), on_tape=states[0], velocities_on_tape=velocities)
         taped.integrals = numbers
         return taped
 
@@ -299,14 +342,14 @@ class SolveOperation(Operation):
     # -- solving ---------------------------------------------------------------------------------------------
 
     def _holding(self, inputs: list[Array]) -> AbstractContextManager[None]:
-        values = {name: value for name, value in zip(self._names, inputs, strict=True) if name is not None}
-        return holding(self._problem, {**self._fixed, **values})
+        return holding(self._problem, {**self._fixed, **dict(zip(self._names, inputs, strict=False))})
 
     def _solve(self, inputs: list[Array]) -> integrate.Solution:
-        u0 = inputs[-1] if self._names and self._names[-1] is None else self._u0
+        functions = dict(zip(self._functions, inputs[len(self._names) :], strict=True))
+        initial = {**self._initial, **functions}
         self._solved_for = None
         with self._holding(inputs):
-            solution = integrate.solve(self._problem, u0, **self._arguments, recorder=self._trajectory)
+            solution = integrate.solve(self._problem, **initial, **self._arguments, recorder=self._trajectory)
         self._solved_for = [*inputs, *self._data()]
         return solution
 
@@ -326,33 +369,38 @@ class SolveOperation(Operation):
             yield self._trajectory
 
     def evaluate(self) -> list[Any]:
-        solution = self._solve(self.values())
-        return [rows_of(solution), *(AdjFloat(value) for value in self._trajectory.integral_values)]
+        rows = self._rows_of(self._solve(self.values()))
+        return [*rows, *(AdjFloat(value) for value in self._trajectory.integral_values)]
+
+    def _rows_of(self, solution: integrate.Solution) -> list[Array]:
+        """The outputs that are arrays: states, and velocities of an equation with inertia."""
+        return [rows_of(solution), *([_velocities_of(solution)] if self._problem.second_order else [])]
 
     # -- derivatives -----------------------------------------------------------------------------------------
 
     def _parameters(self, which: Iterable[int]) -> list[Parameter]:
-        names = (self._names[i] for i in sorted(set(which)))
-        return [self._problem.parameters[name] for name in names if name is not None]
+        return [self._problem.parameters[self._names[i]] for i in sorted(set(which)) if i < len(self._names)]
 
-    @staticmethod
-    def _cotangents(values: Sequence[Any]) -> Cotangents:
-        states, *integrals = values
-        numbers = [0.0 if v is None else float(v) for v in integrals]
-        return Cotangents(integrals=numbers) if states is None else Cotangents(states[:-1], states[-1], numbers)
+    def _cotangents(self, values: Sequence[Any]) -> Cotangents:
+        arrays = 2 if self._problem.second_order else 1
+        parts = [part for rows in values[:arrays] for part in ((None, None) if rows is None else (rows[:-1], rows[-1]))]
+        states, final, *velocities = parts
+        return Cotangents(states, final, [0.0 if v is None else float(v) for v in values[arrays:]], *velocities)
 
-    def _direction(self) -> tuple[list[int], dict[str, Array], Array | None]:
-        """Which inputs move, how the parameters among them do, and how the initial state does."""
-        moves = [(i, move) for i, move in enumerate(self.moves()) if move is not None]
-        delta = {name: move for i, move in moves if (name := self._names[i]) is not None}
-        initial = next((move for i, move in moves if self._names[i] is None), None)
-        return [i for i, _ in moves], delta, initial
+    def _direction(self) -> tuple[list[int], dict[str, Array], tuple[Array | None, Array | None]]:
+        """Which inputs move, how the parameters among them do, and how initial state and velocity do."""
+        moves = self.moves()
+        delta = {name: move for name, move in zip(self._names, moves, strict=False) if move is not None}
+        functions = dict(zip(self._functions, moves[len(self._names) :], strict=True))
+        moving = [i for i, move in enumerate(moves) if move is not None]
+        return moving, delta, (functions.get("u0"), functions.get("velocity"))
 
     def _as_adjoints(self, derivative: Derivative, wanted: Sequence[int]) -> dict[int, Any]:
+        initial: dict[str, Any] = {"u0": derivative.initial, "velocity": derivative.velocity}
         found = {}
         for i in wanted:
-            name = self._names[i]
-            values = derivative.initial if name is None else derivative.parameters[name]
+            first = len(self._names)
+            values = derivative.parameters[self._names[i]] if i < first else initial[self._functions[i - first]]
             found[i] = as_adjoint(self.get_dependencies()[i].output, values)
         return found
 
@@ -364,15 +412,17 @@ class SolveOperation(Operation):
     def tangent(self) -> list[Any]:
         moving, delta, initial = self._direction()
         with self._solved() as trajectory:
-            change = trajectory.by(self._parameters(moving)).tangent(delta, initial)
-        states = np.vstack([part for part in (change.states, change.final) if part is not None])
-        return [self.get_outputs()[0].output._ad_like(states), *(AdjFloat(v) for v in change.integrals)]
+            change = trajectory.by(self._parameters(moving)).tangent(delta, *initial)
+        pairs = [(change.states, change.final), (change.velocities, change.final_velocity)]
+        rows = [np.vstack([part for part in pair if part is not None]) for pair in pairs if pair[1] is not None]
+        states = [self.get_outputs()[k].output._ad_like(values) for k, values in enumerate(rows)]
+        return [*states, *(AdjFloat(v) for v in change.integrals)]
 
     def second(self, wanted: Sequence[int], by: Sequence[Any], change: Sequence[Any]) -> dict[int, Any]:
         moving, delta, initial = self._direction()
         with self._solved() as trajectory:
             trajectory.by(self._parameters([*wanted, *moving]))
-            derivative = trajectory.second(self._cotangents(by), self._cotangents(change), delta, initial)
+            derivative = trajectory.second(self._cotangents(by), self._cotangents(change), delta, *initial)
         return self._as_adjoints(derivative, wanted)
 
 

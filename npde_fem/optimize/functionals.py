@@ -243,7 +243,7 @@ def integral(of: Semidiscrete | Solution, function: Callable, index: int = -1) -
         row = range(len(times))[index]
         t = times[row]
     with stop_annotating():
-        problem.meet(None, [function])
+        problem.meet((), [function])
     block = _IntegralOperation(problem, function, row, t, solution)
     with stop_annotating():
         value = AdjFloat(block.value(None if solution is None else rows_of(solution)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.optimize.search import Iteration, Search
-from npde_fem.optimize.tao import tao_search
+from npde_fem.optimize.tao import HAS_TAO, tao_search
 from npde_fem.optimize.variables import Inner, Variables
 from npde_fem.parallel import warn_once
 
@@ -18,7 +18,7 @@ import scipy.optimize
 from mpi4py import MPI
 from pyadjoint import ReducedFunctional
 
-__all__ = ["METHODS", "Minimum", "minimize"]
+__all__ = ["METHODS", "Minimum", "default_method", "minimize"]
 
 
 class _Method(NamedTuple):
@@ -50,6 +50,17 @@ METHODS: dict[str, _Method] = {
     "scipy-trust-krylov": _Method(False, True, "trust-krylov", {"gtol": 0.0, "maxiter": _MANY}),
 }
 """The methods by name: of PETSc's TAO (see its users manual) and of ``scipy.optimize.minimize``."""
+
+
+def default_method(hessian: bool = False) -> str:
+    """Return the method that is taken where none is named: a quasi-Newton one that keeps bounds.
+
+    With ``hessian`` it is Newton's. Where there is no TAO it is SciPy's L-BFGS-B in either case: the only method of
+    SciPy's that takes bounds and Hessian products needs ten times as long.
+    """
+    if HAS_TAO:
+        return "tao-bnls" if hessian else "tao-bqnls"
+    return "scipy-lbfgsb"
 
 
 @dataclass
@@ -89,7 +100,7 @@ class Minimum:
 
 def minimize(
     reduced: ReducedFunctional,
-    method: str = "tao-bqnls",
+    method: str | None = None,
     *,
     inner: Inner = "L2",
     length: float | None = None,
@@ -116,7 +127,8 @@ def minimize(
         The reduced functional; controls are Parameters (numbers and fields), GridFunctions, functions of
         dolfinx_adjoint, or AdjFloats.
     method
-        One of :data:`METHODS`. Options of TAO have the prefix ``npde_tao_``.
+        One of :data:`METHODS`, by default ``"tao-bqnls"``, or ``"scipy-lbfgsb"`` where PETSc has complex scalars and
+        therefore no TAO. Options of TAO have the prefix ``npde_tao_``.
     inner
         Inner product of fields: ``"L2"``; ``"l2"``, that of their values, where convergence depends on the mesh; or
         ``"H1"`` (tao-lmvm and tao-blmvm), which prefers smooth fields.
@@ -146,8 +158,8 @@ def minimize(
     Raises
     ------
     TypeError, ValueError
-        If the method is unknown or keeps no bounds where there are some, an inner product does not fit, the controls or
-        their bounds do not (see :class:`Variables`), or the loss is not finite at the start.
+        If the method is unknown, not there, or keeps no bounds where there are some, an inner product does not fit, the
+        controls or their bounds do not (see :class:`Variables`), or the loss is not finite at the start.
     SolveError
         If the first solve fails.
     OSError
@@ -158,8 +170,15 @@ def minimize(
     UserWarning
         If no tolerance was met.
     """
+    method = method or default_method()
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; one of {', '.join(METHODS)} allowed")
+    if method.startswith("tao-") and not HAS_TAO:
+        others = ", ".join(name for name in METHODS if not name.startswith("tao-"))
+        raise ValueError(
+            f"method {method}: PETSc's TAO knows real scalars only, and this PETSc has complex ones; one of {others} "
+            "allowed"
+        )
     if inner == "H1" and method not in ("tao-lmvm", "tao-blmvm"):
         raise ValueError(f'inner="H1": method tao-lmvm or tao-blmvm allowed, {method} given')
     for label, value in (("gtol", gtol), ("ftol", ftol), ("max_iterations", max_iterations)):

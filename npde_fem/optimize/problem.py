@@ -147,7 +147,7 @@ class PDEConstrainedProblem:
     def _named(self, values: Sequence[Parameter]) -> dict[str, Array]:
         return {c.name: v._ad_values() for c, v in zip(self.controls, values, strict=True)}
 
-    def minimize(self, method: str = "tao-bqnls", **arguments: Any) -> Minimum:
+    def minimize(self, method: str | None = None, **arguments: Any) -> Minimum:
         """Minimise from the parameters' present values; see :func:`~npde_fem.optimize.minimize`."""
         self._move()
         self._stands = False

@@ -13,7 +13,10 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["tao_search"]
+__all__ = ["HAS_TAO", "tao_search"]
+
+HAS_TAO = np.issubdtype(PETSc.ScalarType, np.floating)
+"""Whether TAO is there: it knows real scalars only."""
 
 _PREFIX = "npde_"
 """TAO puts its own ``tao_`` behind it."""

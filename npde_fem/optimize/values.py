@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from npde_fem.discretize.real import real_values
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.taped import Taped
 
@@ -24,7 +25,8 @@ def as_array(thing: Any) -> Array:
     if isinstance(thing, Taped):
         return thing._ad_values()
     if is_function(thing):
-        return np.array(thing.x.array[: thing.x.index_map.size_local * thing.x.block_size])
+        owned = thing.x.index_map.size_local * thing.x.block_size
+        return real_values(f"function {getattr(thing, 'name', '')!r}", thing.x.array[:owned]).copy()
     return np.array(thing, dtype=np.float64)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.inner import inner_product, lumped_mass, lumped_mass_on, riesz_solver
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.equation import Parameter
 from npde_fem.optimize.values import as_array, is_function, with_values
@@ -274,7 +275,7 @@ class Variables:
         for place, matrix, _, x, b in self._blocks:
             x.array[:] = y[place]
             matrix.mult(x, b)
-            out[place] = b.array_r
+            out[place] = values_in(b)
 
     def riesz(self, g: Array, out: Array) -> None:
         """Write what turns a derivative into a direction: the solution with the matrix of the inner product."""
@@ -282,7 +283,7 @@ class Variables:
         for place, _, ksp, x, b in self._blocks:
             b.array[:] = g[place]
             ksp.solve(b, x)
-            out[place] = x.array_r
+            out[place] = values_in(x)
 
     def projected(self, y: Array, g: Array) -> Array:
         """Return the derivative without what the bounds forbid."""

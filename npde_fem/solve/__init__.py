@@ -1,7 +1,9 @@
 """Semidiscrete operator -> trajectory, and back."""
 
+from npde_fem.solve.eigen import Eigenmodes, eigenmodes
+from npde_fem.solve.ground import GroundState, ground_state
 from npde_fem.solve.history import Checkpoints
-from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius
+from npde_fem.solve.integrate import Adaptive, Solution, SolveError, solve, spectral_radius, stable_step
 from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import restore, save
 from npde_fem.solve.schemes import (
@@ -12,6 +14,8 @@ from npde_fem.solve.schemes import (
     CrankNicolson,
     ForwardEuler,
     ImplicitMidpoint,
+    Leapfrog,
+    Newmark,
     Relaxation,
     Scheme,
     Strang,
@@ -27,18 +31,25 @@ __all__ = [
     "BackwardEuler",
     "Checkpoints",
     "CrankNicolson",
+    "Eigenmodes",
     "ForwardEuler",
+    "GroundState",
     "ImplicitMidpoint",
+    "Leapfrog",
+    "Newmark",
     "Relaxation",
     "Scheme",
     "ShiftedLaplacian",
     "Solution",
     "SolveError",
     "Strang",
+    "eigenmodes",
+    "ground_state",
     "restore",
     "save",
     "scheme_named",
     "solve",
     "spectral_radius",
+    "stable_step",
     "sweep",
 ]

@@ -19,15 +19,18 @@ the second on the constrained dofs, and hands on
 So it is the derivative of what is computed, not a discretisation of the adjoint equation (discretise, then optimise).
 The steps are frozen: how their lengths depend on the state is not differentiated. The second-order adjoint is the
 directional derivative of all this (Griewank and Walther 2008, Evaluating Derivatives, section 5.3). A stationary
-problem is one stage with M = 0 and dt g = 1.
+problem is one stage with M = 0 and dt g = 1. The sweep through steps of Newmark's family is in
+:mod:`npde_fem.solve.newmark_sweeps`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from npde_fem.discretize.linearised import Nodal
 from npde_fem.discretize.semidiscrete import Array, Term
 from npde_fem.solve.schemes import Stage
 from npde_fem.solve.steppers import combine
@@ -38,18 +41,22 @@ import numpy as np
 if TYPE_CHECKING:
     from npde_fem.solve.trajectory import Cotangents, Trajectory
 
-__all__ = ["Derivative", "Sweep"]
+__all__ = ["Derivative", "StageSweep", "Sweep"]
 
 
 @dataclass
 class Derivative:
-    """A gradient: by the parameters, by name (see ``Linearised.gradient``), and by the initial state (values)."""
+    """A gradient: by the parameters, by name (see ``Linearised.gradient``), and by initial state and velocity (values).
+
+    Only equations with inertia have a velocity.
+    """
 
     parameters: dict[str, Array]
     initial: Array
+    velocity: Array | None = None
 
 
-class Sweep:
+class Sweep(ABC):
     """One walk back through the steps: the adjoint, and its derivative along a direction if tangents come along.
 
     Arrays of adjoints have a leading axis: 0 the adjoint, 1 (second order only) its derivative along the direction. So
@@ -58,65 +65,108 @@ class Sweep:
 
     def __init__(self, trajectory: Trajectory) -> None:
         self._of = trajectory
-        self._solver = StageSolver(trajectory)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._solver.close()
+        self._close()
 
     def run(self, steps: Iterator[tuple[int, Array]], cotangents: list[Cotangents]) -> Derivative:
         """Walk through the stages of the steps, the last first; one set of cotangents for each order."""
-        of, n, count = self._of, self._of.problem.n_owned, len(self._of.scheme.stages)
-        orders = len(cotangents)
+        orders, n = len(cotangents), self._of.problem.n_owned
         self._orders, self._cotangents = orders, cotangents
-        self._carried = np.zeros((orders, n))
-        self._sources = np.zeros((count + 1, orders, n))
-        self._adjoint, self._older = np.zeros((count, orders, n)), np.zeros((count, orders, n))
-        self._later, self._later_mass = np.zeros((orders, n)), np.zeros((orders, n))
-        self._later_weights = (0.0, 0.0)
-        self._work, self._right = np.zeros(n), np.zeros(n)
-        self._weighted, self._mu = np.zeros((orders, n)), np.zeros((orders, n))
-        self._steps_back = 0
-        of.lin.clear()
-        start = np.zeros((orders, n))
+        # What is carried from step to step: derivatives by the row between them.
+        self._carried, start = np.zeros((orders, self._of.row_size)), np.zeros((orders, self._of.row_size))
+        self._work, self._weighted = np.zeros(n), np.zeros((orders, n))
+        self._prepare(orders)
+        self._of.lin.clear()
         for step, stages in steps:
             self._add_cotangents(step + 1, stages[:, -1])
             self._step(step, stages)
-            self._steps_back += 1
             start[:] = stages[:, 0]
         self._add_cotangents(0, start)
         return self._finish(start)
 
-    def _add_cotangents(self, step: int, state: Array) -> None:
-        """Add the derivatives by the state that ``step`` steps lead to, and by parameters in the integrals there."""
-        of, work = self._of, self._work
+    @abstractmethod
+    def _prepare(self, orders: int) -> None:
+        """Make room for a walk."""
+
+    @abstractmethod
+    def _step(self, step: int, stages: Array) -> None:
+        """Take what is carried from the end of a step to its start."""
+
+    @abstractmethod
+    def _finish(self, start: Array) -> Derivative:
+        """Add what the initial data, and all at the start, contribute; return the gradient."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back the solver."""
+
+    def _add_cotangents(self, step: int, row: Array) -> None:
+        """Add the derivatives by the row that ``step`` steps lead to, and by parameters in the integrals there."""
+        of, work, n = self._of, self._work, self._of.problem.n_owned
         for carried, by in zip(self._carried, self._cotangents, strict=True):
-            if by.states is not None:
-                for k, at in enumerate(of.observed):
-                    if at == step:
-                        carried += by.states[k]
-            if by.final is not None and step == len(of.steps):
-                carried += by.final
+            for k, (states, final) in enumerate(((by.states, by.final), (by.velocities, by.final_velocity))):
+                part = carried[k * n : (k + 1) * n]
+                if states is not None:
+                    for observed, at in enumerate(of.observed):
+                        if at == step:
+                            part += states[observed]
+                if final is not None and step == len(of.steps):
+                    part += final
         for k, integral, weight in of.integrals_after(step):
             weights = [weight * by.integrals[k] if len(by.integrals) else 0.0 for by in self._cotangents]
-            of.place(of.time_after(step), *state)
+            of.place(of.time_after(step), *row[:, :n])
             for carried, c in zip(self._carried, weights, strict=True):
                 integral.pull(c, work)
-                carried += work
+                carried[:n] += work
             integral.collect(weights[-1])
             if self._orders == 2:
                 integral.pull_second(weights[0], work)
-                self._carried[1] += work
+                self._carried[1, :n] += work
                 integral.collect_second(weights[0])
+
+    def _collect(self, term: Term, adjoint: Array) -> None:
+        self._of.lin.collect(term, adjoint[-1])
+        if self._orders == 2:
+            self._of.lin.collect_second(term, adjoint[0])
+
+    def _collect_nodal(self, nodal: Nodal | None, t: float, adjoint: Array) -> None:
+        """Collect the sensitivities of nodal data, if there is any that a control enters."""
+        if nodal is None:
+            return
+        nodal.collect(t, adjoint[-1])
+        if self._orders == 2:
+            nodal.collect_second(t, adjoint[0])
+
+
+class StageSweep(Sweep):
+    """The sweep through a scheme of stages."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        super().__init__(trajectory)
+        self._solver = StageSolver(trajectory)
+
+    def _close(self) -> None:
+        self._solver.close()
+
+    def _prepare(self, orders: int) -> None:
+        n, count = self._of.problem.n_owned, len(self._of.stages)
+        self._sources = np.zeros((count + 1, orders, n))
+        self._adjoint, self._older = np.zeros((count, orders, n)), np.zeros((count, orders, n))
+        self._later, self._later_mass = np.zeros((orders, n)), np.zeros((orders, n))
+        self._later_weights = (0.0, 0.0)
+        self._right, self._mu = np.zeros(n), np.zeros((orders, n))
+        self._steps_back = 0
 
     def _step(self, step: int, stages: Array) -> None:
         of, (t, dt) = self._of, self._of.steps[step]
         sources = self._sources
         sources[:-1] = 0.0
         sources[-1] = self._carried
-        for i, stage in reversed(list(enumerate(of.scheme.stages))):
+        for i, stage in reversed(list(enumerate(of.stages))):
             now, w = t + stage.at * dt, dt * stage.implicit
             if stage.flow:
                 self._use_later(now, stages[:, i + 1], sources[i + 1])
@@ -135,7 +185,7 @@ class Sweep:
             adjoint = self._adjoint[i]
             self._collect_rates(adjoint, w)
             mass = self._mass_transposed(adjoint)
-            if of.lin.prescribed is not None:
+            if of.lin.prescribed() is not None:
                 self._collect_prescribed(now, sources[i + 1], adjoint, w)
             if of.lin.with_damping:
                 self._collect_mass(now, stage, stages[:, : i + 2], adjoint)
@@ -146,19 +196,17 @@ class Sweep:
             self._later[:] = adjoint
             self._later_weights = (dt * stage.explicit, dt * stage.lagged)
         self._carried[:] = sources[0]
+        self._steps_back += 1
 
     def _use_later(self, now: float, state: Array, source: Array) -> None:
         """Finish the source at a stage without a solve; what is left of it on the constrained dofs is the data's."""
-        of, lin = self._of, self._of.lin
+        of = self._of
         if any(self._later_weights):
             of.place(now, *state)
             self._pull_later(source, 0.0)
             self._collect_rates(np.zeros_like(source), 0.0)
             self._later_weights = (0.0, 0.0)
-        if lin.prescribed is not None:
-            lin.prescribed.collect(now, source[-1])
-            if self._orders == 2:
-                lin.prescribed.collect_second(now, source[0])
+        self._collect_nodal(of.lin.prescribed(), now, source)
         source[:, of.problem.constrained] = 0.0
 
     def _flow(self, since: float, step: float, state: Array, after: Array, before: Array) -> None:
@@ -178,7 +226,7 @@ class Sweep:
         explicit, lagged = self._later_weights
         if explicit:
             self._pull(of.scheme.explicit_part, self._later, explicit, source)
-        if lagged and w and lin.prescribed is None and not lin.with_damping:
+        if lagged and w and lin.prescribed() is None and not lin.with_damping:
             # The matrix at hand gives R'^T lambda = (M^T lambda - A^T lambda) / w on the free dofs.
             for order, (s, later, mass) in enumerate(zip(source, self._later, self._later_mass, strict=True)):
                 self._solver.transposed_times(later, work)
@@ -242,11 +290,6 @@ class Sweep:
                 x += self._work
             self._collect(of.scheme.implicit_part, weighted)
 
-    def _collect(self, term: Term, adjoint: Array) -> None:
-        self._of.lin.collect(term, adjoint[-1])
-        if self._orders == 2:
-            self._of.lin.collect_second(term, adjoint[0])
-
     def _mass_transposed(self, adjoint: Array) -> Array:
         """Return M^T lambda, and its derivative."""
         of, mass = self._of, self._later_mass
@@ -259,14 +302,10 @@ class Sweep:
 
     def _collect_prescribed(self, t: float, source: Array, adjoint: Array, w: float) -> None:
         """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
-        nodal = self._of.lin.prescribed
-        assert nodal is not None
         mu = np.subtract(source, self._later_mass, out=self._mu)
         if w:
             self._pull(self._of.scheme.implicit_part, adjoint, w, mu)
-        nodal.collect(t, mu[-1])
-        if self._orders == 2:
-            nodal.collect_second(t, mu[0])
+        self._collect_nodal(self._of.lin.prescribed(), t, mu)
 
     def _collect_mass(self, t: float, stage: Stage, stages: Array, adjoint: Array) -> None:
         """Collect the sensitivities of the damping, by M_theta (U_i - sum_j a_ij U_j)."""
@@ -277,20 +316,13 @@ class Sweep:
         self._collect("mass", self._weighted)
 
     def _finish(self, start: Array) -> Derivative:
-        """Add what the first stage's rates and the initial data contribute; return the gradient."""
         of, lin, carried = self._of, self._of.lin, self._carried
         t, constrained = of.steps[0][0], of.problem.constrained
         if any(self._later_weights):
             of.place(t, *start)
             self._pull_later(carried, 0.0)
             self._collect_rates(np.zeros_like(carried), 0.0)
-        if lin.prescribed is not None:
-            lin.prescribed.collect(t, carried[-1])
-            if self._orders == 2:
-                lin.prescribed.collect_second(t, carried[0])
+        self._collect_nodal(lin.prescribed(), t, carried)
         carried[:, constrained] = 0.0
-        if of.initial is not None:
-            of.initial.collect(t, carried[-1])
-            if self._orders == 2:
-                of.initial.collect_second(t, carried[0])
+        self._collect_nodal(of.initial, t, carried)
         return Derivative(lin.gradient(), carried[-1].copy())

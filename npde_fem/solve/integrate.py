@@ -8,23 +8,34 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, isfinite
+from math import ceil, isfinite, sqrt
 from typing import Any, Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import Refused, is_terminal, warn_once
+from npde_fem.solve.newmark import make_stepper
 from npde_fem.solve.newton import Newton
 from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.restart import save
-from npde_fem.solve.schemes import CrankNicolson, Scheme
-from npde_fem.solve.steppers import ExplicitStepper, ImplicitStepper, Stepper, make_stepper
+from npde_fem.solve.schemes import Newmark, Scheme, scheme_for
+from npde_fem.solve.steppers import Stepper
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from tqdm import tqdm
 
-__all__ = ["Adaptive", "Frozen", "Recorder", "Solution", "SolveError", "solve", "spectral_radius"]
+__all__ = [
+    "Adaptive",
+    "Frozen",
+    "Recorder",
+    "Solution",
+    "SolveError",
+    "moving",
+    "solve",
+    "spectral_radius",
+    "stable_step",
+]
 
 _HALVINGS = 6
 _POINTS_A_WAVELENGTH = 4
@@ -85,10 +96,10 @@ class Frozen:
 class Recorder(Protocol):
     """Sees every step of a solve, to remember it."""
 
-    def begin(self, scheme: Scheme | None, t: float, values: Array, expected: int | None) -> None:
-        """Start at ``t`` with the state ``values`` and a number of steps to expect, None if the steps adapt.
+    def begin(self, scheme: Scheme | Newmark | None, t: float, row: Array, expected: int | None) -> None:
+        """Start at ``t`` with a row (see :mod:`npde_fem.solve.steppers`) and a number of steps to expect.
 
-        A stationary solve has no scheme, and is one step.
+        That is None if the steps adapt. A stationary solve has no scheme, and is one step.
         """
 
     def step(self, t: float, dt: float, stepper: Stepper) -> None:
@@ -131,6 +142,8 @@ class Solution:
         Final state, values of the dofs this rank owns.
     times, states
         Observed times and the values there, shape ``(len(times), n_owned)``.
+    velocity_values, velocities
+        Of equations with inertia: the velocity at the end and at the observed times, as ``values`` and ``states``.
     steps
         Steps taken, as (time, dt), in order.
     rejected
@@ -157,6 +170,8 @@ class Solution:
     seconds: float = 0.0
     assembly_seconds: float = 0.0
     integrals: list[Any] = field(default_factory=list)
+    velocity_values: Array | None = None
+    velocities: Array | None = None
 
     @property
     def u(self) -> Any:
@@ -167,15 +182,32 @@ class Solution:
         """Return the ``index``-th observed state as a function."""
         return self.problem.function(self.states[index])
 
+    @property
+    def velocity(self) -> Any:
+        """The final velocity as a function; an equation without inertia has none (ValueError)."""
+        return self.problem.function(moving(self.velocity_values), "velocity")
+
+    def velocity_at(self, index: int) -> Any:
+        """Return the ``index``-th observed velocity as a function."""
+        return self.problem.function(moving(self.velocities)[index], "velocity")
+
+
+def moving(velocities: Array | None) -> Array:
+    """Return velocities of a solution, or raise ValueError if it has none."""
+    if velocities is None:
+        raise ValueError("the solution has no velocity: its equation is not of second order in time")
+    return velocities
+
 
 def solve(
     problem: Semidiscrete,
     u0: Any = 0.0,
     t: tuple[float, float] | None = None,
     dt: float | Adaptive | Frozen | None = None,
-    scheme: Scheme | None = None,
+    scheme: Scheme | Newmark | None = None,
     observe: Sequence[float] | Callable[[float, Any], None] | tuple | None = None,
     *,
+    velocity: Any = None,
     rescue: str | os.PathLike | None = "npde-last-good-state.petsc",
     progress: bool = True,
     preconditioner: ShiftedLaplacian | None = None,
@@ -198,9 +230,9 @@ def solve(
     begun = time.perf_counter()
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
-    if np.any(np.asarray(problem.equation.inertia, dtype=object) != 0):
-        raise ValueError("solve: the equation has inertia (second order in time); no scheme here integrates it")
     problem.update()
+    if velocity is not None and not problem.second_order:
+        raise ValueError("solve: velocity is for equations with inertia; this one has none")
     if problem.stationary:
         values = problem.initial(u0)
         if any(given is not None for given in (t, dt, observe)):
@@ -216,22 +248,24 @@ def solve(
     if preconditioner is not None:
         raise ValueError("preconditioner: for stationary problems only; this one has a time derivative")
     t0, t1 = _interval(t)
-    scheme = CrankNicolson() if scheme is None else scheme
-    if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
-    if scheme.needs_flow:
+    scheme = scheme_for(scheme, problem.second_order)
+    if isinstance(scheme, Scheme) and scheme.needs_flow:
         _check_flow(problem, scheme)
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
     values = problem.initial(u0, t0)
     problem.check_diffusion(t0, values)
+    row = values
+    if problem.second_order:
+        row = np.concatenate([values, problem.initial(0.0 if velocity is None else velocity, t0, "velocity")])
     with ExitStack() as stack:
         stepper = make_stepper(problem, scheme)
         stack.callback(stepper.close)
-        stepper.start(t0, values)
-        stepper.values(values)
-        if scheme.is_explicit and isinstance(step, float):
-            _check_stability(problem, scheme, t0, values, min(step, t1 - t0))
+        stepper.start(t0, row)
+        row = np.zeros(scheme.parts * problem.n_owned)
+        stepper.values(row)
+        if isinstance(step, float):
+            _check_stability(problem, scheme, t0, row[: problem.n_owned], min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
             desc=problem.equation.name,
@@ -240,7 +274,7 @@ def solve(
             leave=False,
         )
         run = _Run(problem, scheme, stepper, step, callback, rescue, stack.enter_context(bar), recorder)
-        solution = run.through(t0, t1, times, values)
+        solution = run.through(t0, t1, times, row)
     solution.seconds = time.perf_counter() - begun
     return solution
 
@@ -251,8 +285,8 @@ class _Run:
     def __init__(
         self,
         problem: Semidiscrete,
-        scheme: Scheme,
-        stepper: ExplicitStepper | ImplicitStepper,
+        scheme: Scheme | Newmark,
+        stepper: Stepper,
         dt: float | Adaptive | Frozen,
         callback: Callable[[float, Any], None] | None,
         rescue: str | os.PathLike | None,
@@ -267,11 +301,14 @@ class _Run:
         self.bar = bar
         self.next_dt = 0.0
         self.each_step = True
-        self.current = np.zeros(problem.n_owned)
+        self.row = np.zeros((scheme.parts, problem.n_owned))
+        self.current = self.row[0]
 
-    def through(self, t0: float, t1: float, times: list[float], values: Array) -> Solution:
-        """Integrate from t0 to t1, stopping at ``times``; ``values`` ends as the final state."""
+    def through(self, t0: float, t1: float, times: list[float], row: Array) -> Solution:
+        """Integrate from t0 to t1, stopping at ``times``."""
+        values = row[: self.problem.n_owned]
         states = np.zeros((len(times), self.problem.n_owned))
+        velocities = np.zeros_like(states) if self.problem.second_order else None
         if isinstance(self.dt, Adaptive):
             self.next_dt = self.dt.first or (t1 - t0) / 1000
         kept, t = 0, t0
@@ -280,23 +317,26 @@ class _Run:
             self._show(t, values)
         stops = [*times, *([] if times and times[-1] == t1 else [t1])]
         if self.recorder is not None:
-            self.recorder.begin(self.scheme, t0, values, self._expected(t0, stops))
+            self.recorder.begin(self.scheme, t0, row, self._expected(t0, stops))
         for stop in stops:
             if stop > t:
                 self._stretch(t, stop)
                 t = stop
             if kept < len(times) and times[kept] == stop:
-                self.stepper.values(states[kept])
+                self.stepper.values(self.row.reshape(-1))
+                states[kept] = self.current
+                if velocities is not None:
+                    velocities[kept] = self.row[1]
                 self._show(stop, states[kept])
                 if self.recorder is not None:
                     self.recorder.observe()
                 kept += 1
-        self.stepper.values(values)
-        newton = self.stepper.newton if isinstance(self.stepper, ImplicitStepper) else None
+        self.stepper.values(self.row.reshape(-1))
+        newton = self.stepper.newton
         return Solution(
             self.problem,
             t1,
-            values,
+            self.current.copy(),
             times,
             states,
             self.steps,
@@ -304,6 +344,8 @@ class _Run:
             newton.newton_iterations if newton else 0,
             newton.linear_iterations if newton else 0,
             assembly_seconds=self.stepper.assembly_seconds,
+            velocity_values=None if velocities is None else self.row[1].copy(),
+            velocities=velocities,
         )
 
     def _expected(self, t: float, stops: list[float]) -> int | None:
@@ -374,7 +416,7 @@ class _Run:
         self.steps.append((t, end - t))
         self.bar.update(end - t)
         if self.each_step and self.callback is not None:
-            self.stepper.values(self.current)
+            self.stepper.values(self.row.reshape(-1))
             self._show(end, self.current)
 
     def _show(self, t: float, values: Array) -> None:
@@ -387,10 +429,10 @@ class _Run:
         self.callback(t, self.shown)
 
     def _fail(self, t: float, dt: float) -> None:
-        values = np.zeros(self.problem.n_owned)
-        self.stepper.values(values)
+        self.stepper.values(self.row.reshape(-1))
+        motion = self.row[:2] if self.problem.second_order else self.current
         message = f"the step from t = {t:g} with dt = {dt:.3g} failed: {self.stepper.failure}"
-        raise SolveError(message + _rescue(self.problem, values, self.rescue), t, values)
+        raise SolveError(message + _rescue(self.problem, motion, self.rescue), t, self.current.copy())
 
 
 def _rescue(problem: Semidiscrete, values: Array, path: str | os.PathLike | None) -> str:
@@ -434,7 +476,7 @@ def _solve_stationary(
                 f"{newton.snes.getConvergedReason()}, residual {newton.residual_norm:.3e})"
             )
             raise SolveError(message + _rescue(problem, values, rescue), float("nan"), values)
-        found = np.array(newton.x.array_r)
+        found = newton.found.copy()
         if recorder is not None:
             recorder.begin(None, 0.0, values, 1)
             recorder.stationary(found)
@@ -484,7 +526,7 @@ def _interval(t: Any) -> tuple[float, float]:
     return t0, t1
 
 
-def _step(dt: Any, t0: float, t1: float, scheme: Scheme) -> float | Adaptive | Frozen:
+def _step(dt: Any, t0: float, t1: float, scheme: Scheme | Newmark) -> float | Adaptive | Frozen:
     if isinstance(dt, Frozen):
         return dt
     if isinstance(dt, Adaptive):
@@ -530,6 +572,8 @@ def _observation(observe: Any, t0: float, t1: float) -> tuple[list[float], Calla
 def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: int = 40) -> float:
     """Estimate the largest |eigenvalue| of ``M^-1 R'(u)`` by the nonlinear power method (collective).
 
+    Of an equation with inertia that of ``M_A^-1 R'(u)``, the square of the highest frequency.
+
     Differences of rates along a rough direction that depends on coordinates only, so that every number of ranks gives
     the same estimate (as in RKC; Sommeijer, Shampine and Verwer 1998, J. Comput. Appl. Math. 88, section 2.3). It
     approaches the radius from below, within some percent.
@@ -539,11 +583,19 @@ def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: 
     def norm(v: Array) -> float:
         return float(np.sqrt(comm.allreduce(float(v @ v))))
 
-    base, state, rate_state, zero = (problem.new_state() for _ in range(4))
-    problem.load(values, base)
+    state, rate_state, zero = (problem.new_state() for _ in range(3))
     rate0, rate1 = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
-    problem.advance(t, base, zero, 1.0, t, rate_state)
-    problem.store(rate_state, rate0)
+
+    def find_rate(at: Array, out: Array) -> None:
+        problem.load(at, state)
+        if problem.second_order:
+            problem.rate(t, state, out)
+            problem.solve_mass(out, out, False, 0.0, 1.0)
+        else:
+            problem.advance(t, state, zero, 1.0, t, rate_state)
+            problem.store(rate_state, out)
+
+    find_rate(values, rate0)
     x = problem.coordinates()
     extent = comm.allreduce(float(np.max(np.abs(x), initial=0.0)), op=MPI.MAX) or 1.0
     rough = np.sin(x @ np.array([12.9898, 78.233, 37.719]) * (1000.0 / extent)) * 43758.5453
@@ -557,9 +609,7 @@ def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: 
         if size == 0 or not isfinite(size):
             return radius
         v *= eps / size
-        problem.load(values + v, state)
-        problem.advance(t, state, zero, 1.0, t, rate_state)
-        problem.store(rate_state, rate1)
+        find_rate(values + v, rate1)
         rate1 -= rate0
         rate1[problem.constrained] = 0.0
         previous, radius = radius, norm(rate1) / norm(v)
@@ -569,13 +619,19 @@ def spectral_radius(problem: Semidiscrete, t: float, values: Array, iterations: 
     return radius
 
 
-def _check_stability(problem: Semidiscrete, scheme: Scheme, t: float, values: Array, dt: float) -> None:
+def stable_step(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array) -> float:
+    """Return the largest stable step of a scheme at a state, from :func:`spectral_radius` (collective)."""
+    if not isfinite(scheme.stable_to):
+        return float("inf")
     radius = spectral_radius(problem, t, values)
-    if radius == 0:
-        return
-    limit = scheme.stable_to / radius
+    return scheme.stable_to / (sqrt(radius) if problem.second_order else radius) if radius else float("inf")
+
+
+def _check_stability(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array, dt: float) -> None:
+    limit = stable_step(problem, scheme, t, values)
     if dt > limit * 1.0001:
+        kind = "highest frequency" if problem.second_order else "spectral radius"
         raise Refused(
             f"dt = {dt:g} is above the stability limit {limit:.4g} of {scheme.name} for this problem "
-            f"(spectral radius about {radius:.4g}): take a smaller step or an implicit scheme"
+            f"({kind} about {scheme.stable_to / limit:.4g}): take a smaller step or an implicit scheme"
         )

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, Self
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.options import option_given
 from npde_fem.parallel import warn_once
@@ -18,7 +19,7 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Lent", "LinearSolver", "SymmetryTest", "options_now", "set_method", "use_lu"]
+__all__ = ["Lent", "LinearSolver", "SymmetryTest", "options_now", "same", "set_method", "use_lu"]
 
 _RTOL = 1e-11
 _LAGGED_ITERATIONS = 10
@@ -29,13 +30,19 @@ def options_now() -> tuple:
     return tuple(sorted((k, v) for k, v in PETSc.Options().getAll().items() if k.startswith("npde_")))
 
 
+def same(one: float, other: float) -> bool:
+    """Whether two coefficients differ by no more than the round-off of step lengths."""
+    return abs(one - other) <= 1e-12 * max(abs(one), abs(other))
+
+
 def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
-    """Choose the linear solver: of complex states LU, for indefinite matrices defeat simple Krylov methods.
+    """Choose the linear solver: LU for complex states and constraints, whose matrices defeat simple Krylov methods.
 
     Otherwise a Krylov method and a preconditioner; its residual is measured in the norm that Newton's method uses.
     """
     stationary = problem.stationary
-    if problem.equation.is_complex and not (option_given("ksp_type") or option_given("pc_type")):
+    hard = problem.equation.is_complex or (problem.equation.has_constraints and not stationary)
+    if hard and not (option_given("ksp_type") or option_given("pc_type")):
         _factorise(ksp, problem.comm)
         return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
@@ -164,6 +171,8 @@ class Lent(ABC):
 class LinearSolver(Lent):
     """Solves with ``A = M - w R'(u)`` and with its transpose; a stationary problem's A is ``-R'(u)``.
 
+    With inertia M is a sum of both mass matrices.
+
     Parameters
     ----------
     problem
@@ -183,7 +192,7 @@ class LinearSolver(Lent):
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
         self._symmetric = self._mirrored = False
-        self._assembled_for: tuple[float, float] | None = None
+        self._assembled_for: tuple[float, float, float] | None = None
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
         ksp.setOperators(self._matrix, None if self._shifted is None else self._shifted.matrix)
@@ -202,12 +211,16 @@ class LinearSolver(Lent):
         for thing in (self._ksp, self._matrix, self._x, self._b):
             thing.destroy()
 
-    def assemble(self, t: float, state: Array, w: float) -> None:
-        """Assemble A at a state, unless it does not depend on what has changed."""
-        if self._assembled_for == (t if self._with_time else 0.0, w) and not self._with_state:
-            return
-        self.problem.jacobian(t, state, 0.0 if self.problem.stationary else 1.0, w, self._matrix, self.part)
-        self._assembled_for = (t if self._with_time else 0.0, w)
+    def assemble(self, t: float, state: Array, w: float, damping: float = 1.0, inertia: float = 0.0) -> None:
+        """Assemble A at a state, unless it does not depend on what has changed; M = ``damping M + inertia M_A``."""
+        wanted = (t if self._with_time else 0.0, w, damping)
+        if self._assembled_for is not None and not self._with_state:
+            before, known_w, known_damping = self._assembled_for
+            if before == wanted[0] and same(known_w, w) and same(known_damping, damping):
+                return
+        damping = 0.0 if self.problem.stationary else damping
+        self.problem.jacobian(t, state, damping, w, self._matrix, self.part, inertia)
+        self._assembled_for = wanted
         if self._shifted is not None and not self.direct:
             self._shifted.assemble(self.problem, t, state)
             self._mirrored = self._is_symmetric.up_to_conjugation()
@@ -234,7 +247,7 @@ class LinearSolver(Lent):
         """Write ``A^T values`` into ``out``; constrained dofs are left as they are in ``values``."""
         self._x.array[:] = values
         (self._matrix.mult if self._symmetric else self._matrix.multTranspose)(self._x, self._b)
-        out[:] = self._b.array_r
+        out[:] = values_in(self._b)
 
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess.
@@ -255,7 +268,7 @@ class LinearSolver(Lent):
                 f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
                 f"(KSP reason {self._ksp.getConvergedReason()})"
             )
-        out[:] = self._x.array_r
+        out[:] = values_in(self._x)
 
     def _try(self, right: Array, guess: Array, transposed: bool) -> bool:
         self._b.array[:] = right

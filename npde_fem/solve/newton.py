@@ -1,8 +1,10 @@
 """Nonlinear stages and stationary problems by PETSc SNES.
 
-``F(u) = M u - b - w R(u) = 0`` with the Jacobian ``M - w R'(u)``. The Jacobian is kept as long as Newton's method
-converges fast with it (chord Newton), within a step and from step to step. Everything listens to PETSc options with
-the prefix ``npde_``: ``-npde_snes_rtol``, ``-npde_ksp_type``, ``-npde_pc_type``, ...
+``F(u) = M u - b - w R(u) = 0`` with the Jacobian ``M - w R'(u)``. Of an equation with inertia the unknown is the
+acceleration a, M a sum of the mass matrices of inertia and damping, and R, without w, is taken at ``u = base + w a``;
+the Jacobian is the same. It is kept as long as Newton's method converges fast with it (chord Newton), within a step and
+from step to step. Everything listens to PETSc options with the prefix ``npde_``: ``-npde_snes_rtol``,
+``-npde_ksp_type``, ``-npde_pc_type``, ...
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import time
 import weakref
 
+from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
 from npde_fem.options import option_given
-from npde_fem.solve.krylov import Lent, SymmetryTest, set_method, use_lu
+from npde_fem.solve.krylov import Lent, SymmetryTest, same, set_method, use_lu
 from npde_fem.solve.preconditioner import ShiftedLaplacian, preconditioned
 
 import numpy as np
@@ -22,6 +25,9 @@ from petsc4py import PETSc
 __all__ = ["Newton"]
 
 _TOLERANCE = 1e-10
+# Of complex states: norms that schemes conserve drift by this much a step. Round-off of stiff equations may lie above
+# it; then iterations end by their own size, each being much smaller than the one before.
+_CONSERVING, _SMALL_STEP = 1e-13, 1e-12
 _TINY = float(np.finfo(float).tiny)
 _CHORD_ITERATIONS = 3
 
@@ -69,7 +75,9 @@ class Newton(Lent):
         self._b: Array = np.zeros(problem.n_owned)
         self._prescribed: Array = np.zeros(problem.constrained.size)
         self._w = self._t = 0.0
-        self._assembled_for: tuple[float, float] | None = None
+        self._damping, self._point = 0.0, np.zeros(problem.n_owned)
+        self._base: Array | None = None
+        self._assembled_for: tuple[float, float, float] | None = None
         self._stale = True
         self.newton_iterations = self.linear_iterations = 0
         self.assembly_seconds = 0.0
@@ -101,7 +109,10 @@ class Newton(Lent):
         snes.getLineSearch().setType(search)
         # A stationary solve may begin at its solution: no residual to reduce, or none beyond round-off.
         atol, stol = (_TINY, _TOLERANCE) if self.stationary else (0.0, 0.0)
-        snes.setTolerances(rtol=_TOLERANCE, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
+        rtol = _TOLERANCE
+        if self.problem.equation.is_complex and not self.stationary:
+            rtol, stol = _CONSERVING, _SMALL_STEP
+        snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=50 if self.stationary else 25)
         # A Newton correction needs few digits, a linear solve all; the absolute tolerance, set a step, ends both.
         snes.ksp.setTolerances(rtol=1e-4 if self._with_state else 1e-12, max_it=10_000)
         self.snes = snes
@@ -138,19 +149,34 @@ class Newton(Lent):
 
     def _residual(self, snes: PETSc.SNES, x: PETSc.Vec, f: PETSc.Vec) -> None:
         begun = time.perf_counter()
-        values = x.array_r
-        self.evaluate(self._t, values)
+        values = values_in(x)
+        self.evaluate(self._t, self._state_at(values))
         out = f.array
         if self.stationary:
             np.negative(self.rate, out=out)
         else:
-            self.problem.mass_times(values, self._work)
+            self.problem.mass_times(values, self._work, False, *self._masses())
             np.subtract(self._work, self._b, out=out)
-            np.multiply(self.rate, self._w, out=self._work)
-            out -= self._work
+            if self._base is None:
+                np.multiply(self.rate, self._w, out=self._work)
+                out -= self._work
+            else:
+                out -= self.rate
         constrained = self.problem.constrained
         out[constrained] = values[constrained] - self._prescribed
         self.assembly_seconds += time.perf_counter() - begun
+
+    def _masses(self) -> tuple[float, float]:
+        """Weights of the mass matrices of damping and inertia."""
+        return (1.0, 0.0) if self._base is None else (self._damping, 1.0)
+
+    def _state_at(self, values: Array) -> Array:
+        """The state that an iterate stands for."""
+        if self._base is None:
+            return values
+        np.multiply(values, self._w, out=self._point)
+        self._point += self._base
+        return self._point
 
     def evaluate(self, t: float, values: Array) -> None:
         """Make :attr:`rate` the implicit rate at a state, unless it is that already."""
@@ -173,19 +199,14 @@ class Newton(Lent):
         iteration = snes.getIterationNumber()
         if not self._stale and not (self._with_state and iteration >= _CHORD_ITERATIONS):
             return
-        self._assemble(x.array_r)
+        self._assemble(values_in(x))
 
     def _assemble(self, values: Array) -> None:
         begun = time.perf_counter()
-        self.problem.load(values, self._state)
-        self.problem.jacobian(
-            self._t,
-            self._state,
-            0.0 if self.stationary else 1.0,
-            1.0 if self.stationary else self._w,
-            self.matrix,
-            self.part,
-        )
+        self.problem.load(self._state_at(values), self._state)
+        damping, inertia = (0.0, 0.0) if self.stationary else self._masses()
+        w = 1.0 if self.stationary else self._w
+        self.problem.jacobian(self._t, self._state, damping, w, self.matrix, self.part, inertia)
         if self._shifted is not None and not self.direct:
             self._shifted.assemble(self.problem, self._t, self._state)
         # A constant first state can hide that the Jacobian of a nonlinear flux is not symmetric.
@@ -193,11 +214,24 @@ class Newton(Lent):
             self._symmetric = False
             set_method(self.snes.ksp, self.problem, symmetric=False)
         self._stale = self.stationary and self._with_state
-        self._assembled_for = (self._w, self._t)
+        self._assembled_for = (self._w, self._t, self._damping)
         self.assembly_seconds += time.perf_counter() - begun
 
+    @property
+    def found(self) -> Array:
+        """A view of the state that :meth:`solve` found, values."""
+        return values_in(self.x)
+
+    def accelerate(self, t: float, base: Array, b: Array, w: float, damping: float, guess: Array, scale: float) -> bool:
+        """Solve ``(M_A + damping M) a - b - R(base + w a, t) = 0`` for the acceleration a; otherwise as :meth:`solve`.
+
+        ``guess`` carries prescribed accelerations.
+        """
+        self._base, self._damping = base, damping
+        return self._solve(t, b, w, guess, scale)
+
     def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
-        """Solve for the state; the result is in :attr:`x`.
+        """Solve for the state; the result is in :attr:`found`.
 
         Parameters
         ----------
@@ -218,13 +252,13 @@ class Newton(Lent):
         bool
             Whether Newton's method converged; if not, :attr:`residual_norm` holds where it stopped.
         """
+        self._base, self._damping = None, 0.0
+        return self._solve(t, b, w, guess, scale)
+
+    def _solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
         self._b, self._w, self._t = b, w, t
         self._prescribed = guess[self.problem.constrained]
-        if (
-            self._assembled_for is None
-            or self._assembled_for[0] != w
-            or (self._with_time and self._assembled_for[1] != t)
-        ):
+        if not self._fits():
             self._stale = True
         self.x.array[:] = guess
         if not self._configured:
@@ -251,6 +285,13 @@ class Newton(Lent):
             self.x.array[:] = guess
             converged = self._run()
         return converged
+
+    def _fits(self) -> bool:
+        """Whether the Jacobian was assembled for such a step, and time where it depends on that."""
+        if self._assembled_for is None:
+            return False
+        w, t, damping = self._assembled_for
+        return same(w, self._w) and same(damping, self._damping) and not (self._with_time and t != self._t)
 
     def _run(self) -> bool:
         with preconditioned(self._shifted):

@@ -3,8 +3,9 @@
 The matrix of ``div grad u + k^2 u`` is indefinite, and multigrid fails on it. Where ``(1 + i beta) k^2`` stands for
 k^2, waves decay within some wavelengths; multigrid can solve that, and it is a good preconditioner (Erlangga, Vuik and
 Oosterlee 2004, Appl. Numer. Math. 50; 2006, SIAM J. Sci. Comput. 27). Its inverse is approximated here by a V-cycle
-of algebraic multigrid (PETSc's GAMG), smoothed by four iterations of GMRES with SOR, with LU on the coarsest grid. Such a
-cycle is no linear map, so the method outside is flexible GMRES. Iterations hardly depend on the mesh, and grow with k.
+of algebraic multigrid (PETSc's GAMG), smoothed by four iterations of GMRES with SOR, with LU on the coarsest grid.
+Such a cycle is no linear map, so the method outside is flexible GMRES. Iterations hardly depend on the mesh, and grow
+with k.
 """
 
 from __future__ import annotations

@@ -17,9 +17,15 @@ __all__ = ["read_values", "restore", "save", "write_values"]
 _VECTOR = 1211214
 """PETSc's mark of a vector, the first integer of the file (VEC_FILE_CLASSID, petscvec.h); the second is its length."""
 
+_SCALARS = (">f8", ">c16")
+"""What a PETSc writes, by its build; all numbers here are real, so that a file of either can be read."""
+
 
 def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     """Write the values of a state to one PETSc binary file, all ranks together (collective).
+
+    To go on with an equation of second order in time, state and velocity are needed: ``values`` of shape
+    ``(2, n_owned)``, ``[solution.values, solution.velocity_values]``. The acceleration follows from these.
 
     The order of dofs is that of the problem's distribution: read it back on as many ranks.
 
@@ -28,7 +34,8 @@ def save(problem: Semidiscrete, values: Array, path: str | os.PathLike) -> None:
     OSError
         If the folder is missing or cannot be written, alike on all ranks.
     """
-    write_values(problem.comm, np.broadcast_to(values, problem.n_owned), path)
+    values = np.asarray(values)
+    write_values(problem.comm, np.broadcast_to(values, (*values.shape[:-1], problem.n_owned)).ravel(), path)
 
 
 def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None:
@@ -64,7 +71,7 @@ def write_values(comm: MPI.Comm, values: Array, path: str | os.PathLike) -> None
 
 
 def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
-    """Read the values that :func:`save` wrote (collective).
+    """Read the values that :func:`save` wrote, of shape ``(n_owned,)`` or ``(k, n_owned)`` (collective).
 
     Raises
     ------
@@ -72,36 +79,46 @@ def restore(problem: Semidiscrete, path: str | os.PathLike) -> Array:
         If the file is missing (FileNotFoundError) or cannot be read, holds no whole state, one of another size than
         the problem's, or one from another distribution over ranks.
     """
-    return read_values(problem.comm, problem.n_owned, path)
+    return read_values(problem.comm, problem.n_owned, path, several=True)
 
 
-def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike) -> Array:
-    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`."""
+def read_values(comm: MPI.Comm, n_owned: int, path: str | os.PathLike, *, several: bool = False) -> Array:
+    """Read an array of which this rank has ``n_owned`` values, written by :func:`write_values`; see :func:`restore`.
+
+    With ``several`` the file may hold k such arrays in one, of shape ``(k, n_owned)``.
+    """
     path = Path(path)
-    owns = comm.allgather(n_owned)
+    owns, rows = comm.allgather(n_owned), 1
     with alike(comm):
         if not path.exists():
             raise FileNotFoundError(f"no saved state {path}")
-        integers = np.dtype(PETSc.IntType).newbyteorder(">")
-        header = np.fromfile(path, dtype=integers, count=2)
-        if header.size < 2 or header[0] != _VECTOR:
-            raise ValueError(f"{path} is no saved state, or not whole")
-        first = header.nbytes + 8 * int(header[1])
-        second = np.fromfile(path, dtype=integers, count=2, offset=min(first, path.stat().st_size))
-        if second.size < 2 or path.stat().st_size != first + second.nbytes + 8 * int(second[1]):
-            raise ValueError(f"{path} is no saved state, or not whole")
-        if header[1] != sum(owns):
-            raise ValueError(f"{path} holds {header[1]} values; {sum(owns)} are needed")
-        owned = np.fromfile(path, dtype=">f8", offset=first + second.nbytes).astype(int).tolist()
-    if owned != owns:
-        raise ValueError(
-            f"{path} was saved on {len(owned)} ranks that owned {owned} values; it can be read back on the same ranks "
-            f"only, here are {comm.size}"
-        )
-    vector = PETSc.Vec().createMPI((n_owned, None), comm=comm)
-    viewer = PETSc.Viewer().createBinary(str(path), "r", comm=comm)
-    vector.load(viewer)
-    values = np.array(vector.array_r)
-    viewer.destroy()
-    vector.destroy()
-    return values
+        kind, start, length, shares = _contents(path)
+        if several and length and length % sum(owns) == 0:
+            rows = length // sum(owns)
+            owns = [rows * n for n in owns]
+        if length != sum(owns):
+            raise ValueError(f"{path} holds {length} values; {sum(owns)} are needed")
+        if shares != owns:
+            raise ValueError(
+                f"{path} was saved on {len(shares)} ranks that owned {shares} values; it can be read back on the same "
+                f"ranks only, here are {comm.size}"
+            )
+        first = start + kind.itemsize * sum(owns[: comm.rank])
+        values = np.fromfile(path, dtype=kind, count=rows * n_owned, offset=first).real.astype(np.float64)
+    return values if rows == 1 else values.reshape(rows, n_owned)
+
+
+def _contents(path: Path) -> tuple[np.dtype, int, int, list[int]]:
+    """Return what numbers a file consists of, where the first one stands, how many there are, and each rank's share."""
+    integers, size = np.dtype(PETSc.IntType).newbyteorder(">"), path.stat().st_size
+    header = np.fromfile(path, dtype=integers, count=2)
+    if header.size == 2 and header[0] == _VECTOR:
+        for kind in map(np.dtype, _SCALARS):
+            second = header.nbytes + kind.itemsize * int(header[1])
+            shares = np.fromfile(path, dtype=integers, count=2, offset=min(second, size))
+            if shares.size == 2 and shares[0] == _VECTOR:
+                last = second + shares.nbytes
+                if size == last + kind.itemsize * int(shares[1]):
+                    owned = np.fromfile(path, dtype=kind, offset=last).real.astype(int).tolist()
+                    return kind, header.nbytes, int(header[1]), owned
+    raise ValueError(f"{path} is no saved state, or not whole")

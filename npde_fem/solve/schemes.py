@@ -1,6 +1,7 @@
 """Time schemes as data.
 
-Every scheme here is a sequence of stages ``U_1 .. U_s`` with ``U_0 = u(t_n)`` and ``U_s = u(t_n + dt)``, each
+Every scheme for equations of first order in time is a sequence of stages ``U_1 .. U_s`` with ``U_0 = u(t_n)`` and
+``U_s = u(t_n + dt)``, each
 
     M U_i = M sum_{j<i} a_ij U_j + dt (b_i R_E(U_{i-1}) + d_i R_I(U_{i-1}) + g_i R_I(U_i)),
 
@@ -11,12 +12,15 @@ one R_E = 0; an IMEX scheme puts the source into R_E and the flux, boundary term
 
 A splitting scheme has stages of another kind besides, ``U_i = Phi(U_{i-1})`` at each node, with Phi the flow of the
 equation (``NPDE(flow=...)``): the exact solution of its source alone over a part of the step.
+
+Equations with inertia are integrated by :class:`Newmark`'s family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 
 from npde_fem.discretize.semidiscrete import Part
 
@@ -30,6 +34,8 @@ __all__ = [
     "CrankNicolson",
     "ForwardEuler",
     "ImplicitMidpoint",
+    "Leapfrog",
+    "Newmark",
     "Relaxation",
     "Scheme",
     "Stage",
@@ -96,6 +102,16 @@ class Scheme:
     implicit_part: Part = "all"
 
     @property
+    def kept(self) -> int:
+        """States a step that are remembered for a gradient."""
+        return len(self.stages)
+
+    @property
+    def parts(self) -> int:
+        """Arrays of the state's size that a step starts from: the state alone."""
+        return 1
+
+    @property
     def is_explicit(self) -> bool:
         """Whether no stage needs a solve."""
         return all(stage.implicit == 0 for stage in self.stages)
@@ -132,7 +148,10 @@ def BackwardEuler() -> Scheme:
 
 
 def CrankNicolson() -> Scheme:
-    """Crank-Nicolson, the trapezoidal rule: implicit, order 2, A-stable."""
+    """Crank-Nicolson, the trapezoidal rule: implicit, order 2, A-stable.
+
+    For an equation with inertia it is ``Newmark(1/4, 1/2)``, which is the trapezoidal rule for state and velocity.
+    """
     return Scheme("crank-nicolson", 2, (Stage(1.0, (1.0,), lagged=0.5, implicit=0.5),))
 
 
@@ -208,15 +227,146 @@ def Relaxation() -> Scheme:
     return Scheme("relaxation", 2, (Stage(0.0, flow=1.0, since=0.0), Stage(1.0, (0.0, 1.0), lagged=0.5, implicit=0.5)))
 
 
+@dataclass(frozen=True)
+class Newmark:
+    """Newmark's family of schemes for equations with inertia (Newmark 1959, J. Eng. Mech. Div. ASCE 85, eq. 1 to 3).
+
+    State u, velocity v and acceleration a fulfil ``A a + B v = R(u, t)`` at the end of every step, with
+
+        u1 = u0 + dt v0 + dt^2 ((1/2 - beta) a0 + beta a1),      v1 = v0 + dt ((1 - gamma) a0 + gamma a1).
+
+    Parameters
+    ----------
+    beta
+        From 0 to 1/2; 0 needs no solve but with the mass matrices. 1/4 by default.
+    gamma
+        From 1/2 to 1; 1/2, the default, is of order 2 and does not damp, all others are of order 1 and do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no number, or out of its range.
+    """
+
+    beta: float = 0.25
+    gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("beta", 0.0, 0.5), ("gamma", 0.5, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"Newmark: {name} must be a number, not {value!r}")
+            if not (isfinite(value) and low <= value <= high):
+                raise ValueError(f"Newmark: {name} = {value:g} given; {low:g} to {high:g} allowed")
+
+    @property
+    def name(self) -> str:
+        """Name in messages and on the command line."""
+        known = {(0.25, 0.5): "newmark", (0.0, 0.5): "leapfrog"}
+        return known.get((self.beta, self.gamma), f"newmark({self.beta:g}, {self.gamma:g})")
+
+    @property
+    def order(self) -> int:
+        """Order of accuracy in time."""
+        return 2 if self.gamma == 0.5 else 1
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether a step needs no solve but with the mass matrices."""
+        return self.beta == 0
+
+    @property
+    def stable_to(self) -> float:
+        """Largest ``dt * frequency`` that is stable (Hughes 1987, The Finite Element Method, eq. 9.1.18)."""
+        excess = 0.5 * self.gamma - self.beta
+        return float("inf") if excess <= 0 else 1 / sqrt(excess)
+
+    @property
+    def kept(self) -> int:
+        """States a step that are remembered for a gradient."""
+        return 1
+
+    @property
+    def parts(self) -> int:
+        """Arrays of the state's size that a step starts from: state, velocity and acceleration."""
+        return 3
+
+    @property
+    def error(self) -> tuple[float, ...]:
+        """Empty: there is no estimate of the error."""
+        return ()
+
+    @property
+    def error_order(self) -> int:
+        """As of :class:`Scheme`; without an estimate nothing is made of it."""
+        return 2
+
+    @property
+    def explicit_part(self) -> Part:
+        """As of :class:`Scheme`: nothing is split."""
+        return "all"
+
+    @property
+    def implicit_part(self) -> Part:
+        """As of :class:`Scheme`: nothing is split."""
+        return "all"
+
+
+def Leapfrog() -> Newmark:
+    """Leapfrog, the method of Stoermer and Verlet: explicit, order 2, for equations with inertia.
+
+    ``Newmark(0, 1/2)``: stable up to 2 / (largest frequency). Each step evaluates the rate once and solves once with
+    ``A + dt/2 B``, which is diagonal on grids and, with ``mass="lumped"``, for finite elements.
+    """
+    return Newmark(0.0, 0.5)
+
+
 STATIONARY = Scheme("stationary", 0, (Stage(0.0, (0.0,), implicit=1.0),))
 """A stationary solve as a scheme: one stage, with M = 0 and dt = 1."""
 
-_MAKERS = (ForwardEuler, RK4, BackwardEuler, CrankNicolson, ImplicitMidpoint, SDIRK2, IMEX, Strang, Relaxation)
-SCHEMES = {s.name: make for make in _MAKERS for s in (make(),)}
+_MAKERS: tuple[Callable[[], Scheme | Newmark], ...] = (
+    ForwardEuler,
+    RK4,
+    BackwardEuler,
+    CrankNicolson,
+    ImplicitMidpoint,
+    SDIRK2,
+    IMEX,
+    Strang,
+    Relaxation,
+    Newmark,
+    Leapfrog,
+)
+
+SCHEMES = {made.name: make for make in _MAKERS for made in (make(),)}
 """Makers of the schemes by name."""
 
 
-def scheme_named(name: str) -> Scheme:
+def scheme_for(scheme: Scheme | Newmark | None, inertia: bool) -> Scheme | Newmark:
+    """Return the scheme that integrates an equation with or without inertia, given what was asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no scheme, or none for such equations.
+    """
+    scheme = CrankNicolson() if scheme is None else scheme
+    if not isinstance(scheme, Scheme | Newmark):
+        raise TypeError(f"scheme must be a Scheme such as CrankNicolson(), not {scheme!r}")
+    if inertia and scheme == CrankNicolson():
+        return Newmark()
+    if inertia and not isinstance(scheme, Newmark):
+        raise ValueError(
+            f"scheme {scheme.name} is for equations of first order in time; this one has inertia: Leapfrog(), "
+            "Newmark() and CrankNicolson() allowed"
+        )
+    if not inertia and isinstance(scheme, Newmark):
+        others = ", ".join(name for name, make in SCHEMES.items() if isinstance(make(), Scheme))
+        raise ValueError(f"scheme {scheme.name} is for equations with inertia; this one has none: {others} allowed")
+    return scheme
+
+
+def scheme_named(name: str) -> Scheme | Newmark:
     """Return the scheme called ``name``; KeyError names those there are."""
     if name not in SCHEMES:
         raise KeyError(f"unknown scheme {name!r}; allowed: {', '.join(SCHEMES)}")

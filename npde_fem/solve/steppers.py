@@ -1,4 +1,8 @@
-"""One step of any scheme: explicit ones on states with their ghosts, the others with Newton's method."""
+"""One step of any scheme of first order in time: explicit ones on states with ghosts, the others by Newton's method.
+
+What a step starts from is called a row: the values of the state; of second order (:mod:`npde_fem.solve.newmark`) those
+of state, velocity and acceleration, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from npde_fem.solve.schemes import Scheme
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "combine", "make_stepper"]
+__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "combine"]
 
 
 class Stepper(Protocol):
@@ -22,11 +26,15 @@ class Stepper(Protocol):
     failure: str
 
     @property
+    def newton(self) -> Newton | None:
+        """Newton's method, if steps are implicit."""
+
+    @property
     def assembly_seconds(self) -> float:
         """Time spent in evaluating and assembling the equation."""
 
-    def start(self, t: float, values: Array) -> None:
-        """Begin at a state; its constrained dofs are set to their data."""
+    def start(self, t: float, row: Array) -> None:
+        """Begin at a row; constrained dofs of its state are set to their data."""
 
     def step(self, t: float, dt: float) -> bool:
         """Try a step; the state is as before until :meth:`accept`. Returns whether it went well, alike on all ranks."""
@@ -35,10 +43,10 @@ class Stepper(Protocol):
         """Make the result of the last step the state."""
 
     def values(self, out: Array) -> None:
-        """Copy the state's owned dofs into ``out``."""
+        """Copy the row into ``out``."""
 
     def stages(self, out: Array) -> None:
-        """Copy the state and the stages of the last step, before :meth:`accept`, into ``out`` (s + 1, n_owned)."""
+        """Copy the row and the stages of the last step, before :meth:`accept`, into ``out`` (s + 1, size of a row)."""
 
     def close(self) -> None:
         """Give back the solver, on all ranks together."""
@@ -67,14 +75,15 @@ class ExplicitStepper:
 
     def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
         self.problem, self.scheme, self.failure = problem, scheme, ""
+        self.newton: Newton | None = None
         self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
         several = len(scheme.stages) > 1
         self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
         self.assembly_seconds = 0.0
         self._flag, self._all = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
 
-    def start(self, t: float, values: Array) -> None:
-        self.problem.load(values, self._states[0])
+    def start(self, t: float, row: Array) -> None:
+        self.problem.load(row, self._states[0])
         self.problem.constrain(t, self._states[0])
 
     def step(self, t: float, dt: float) -> bool:
@@ -123,8 +132,8 @@ class ImplicitStepper:
         self._steps_known: list[float] = []
         self._last_dt = 0.0
 
-    def start(self, t: float, values: Array) -> None:
-        self._put(values, t, self._u[0])
+    def start(self, t: float, row: Array) -> None:
+        self._put(row, t, self._u[0])
         self._steps_known.clear()
 
     def _put(self, values: Array, t: float, out: Array) -> None:
@@ -198,7 +207,7 @@ class ImplicitStepper:
                     f"scale {scale:.3e})"
                 )
                 return False
-            self._u[i + 1][:] = newton.x.array_r
+            self._u[i + 1][:] = newton.found
             before = now
         return True
 
@@ -230,8 +239,3 @@ class ImplicitStepper:
         self._base[self.problem.constrained] = 0.0
         total = self.problem.comm.allreduce(float(self._base @ self._base))
         return float(np.sqrt(total / max(1, self.problem.unknowns)))
-
-
-def make_stepper(problem: Semidiscrete, scheme: Scheme) -> ExplicitStepper | ImplicitStepper:
-    """Return the stepper a scheme needs."""
-    return ExplicitStepper(problem, scheme) if scheme.is_explicit else ImplicitStepper(problem, scheme)

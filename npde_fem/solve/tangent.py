@@ -6,26 +6,30 @@ The tangent V of a stage (see :mod:`npde_fem.solve.schemes`) solves, on the free
                                  + dt (b_i R_E,theta + d_i R_I,theta + g_i R_I,theta) delta
                                  - M_theta delta (U_i - sum_j a_ij U_j),
 
-and is ``g_theta(t_i) delta`` on the constrained ones.
+and is ``g_theta(t_i) delta`` on the constrained ones. That of Newmark's family is in
+:mod:`npde_fem.solve.newmark_sweeps`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
+from npde_fem.discretize.linearised import Nodal
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.solve.history import Everything, March
 from npde_fem.solve.integrate import SolveError
 from npde_fem.solve.krylov import LinearSolver
-from npde_fem.solve.steppers import Stepper, combine, make_stepper
+from npde_fem.solve.newmark import make_stepper
+from npde_fem.solve.steppers import Stepper, combine
 
 import numpy as np
 
 if TYPE_CHECKING:
     from npde_fem.solve.trajectory import Trajectory
 
-__all__ = ["StageSolver", "Stepping", "Tangent"]
+__all__ = ["StageSolver", "StageTangent", "Stepping", "Tangent"]
 
 
 class Stepping(March):
@@ -52,12 +56,12 @@ class Stepping(March):
         if stepper is None or not stepper.step(t, dt):
             reason = "no start" if stepper is None else stepper.failure
             message = f"the step from t = {t:g} with dt = {dt:.3g} failed when repeated: {reason}"
-            raise SolveError(message, t, stages[0, 0])
+            raise SolveError(message, t, stages[0, 0, : self._of.problem.n_owned])
         stepper.stages(stages[0])
         stepper.accept()
 
 
-class Tangent(March):
+class Tangent(March, ABC):
     """Steps of the state, with those of its tangent along the direction that the parameters move in."""
 
     def __init__(self, trajectory: Trajectory) -> None:
@@ -67,10 +71,7 @@ class Tangent(March):
         self._forward: March = (
             history if isinstance(history, Everything) else self._stack.enter_context(Stepping(trajectory))
         )
-        self._solver = StageSolver(trajectory)
-        self._stack.callback(self._solver.close)
-        n = trajectory.problem.n_owned
-        self._v, self._right, self._work, self._fixed, self._sum, self._still = (np.zeros(n) for _ in range(6))
+        self._v, self._work = np.zeros(trajectory.row_size), np.zeros(trajectory.problem.n_owned)
 
     def __enter__(self) -> Self:
         return self
@@ -78,28 +79,45 @@ class Tangent(March):
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def beginning(self, initial: Array | None) -> Array:
-        """Return state and tangent at the start, shape (2, n_owned)."""
-        of, v = self._of, np.zeros(self._of.problem.n_owned)
-        if initial is not None:
-            v[:] = initial
-        if of.initial is not None:
-            of.initial.tangent(of.steps[0][0], self._work)
-            v += self._work
-        self._prescribe(of.steps[0][0], v)
-        return np.stack([of.start_values, v])
+    @abstractmethod
+    def beginning(self, initial: Array | None, velocity: Array | None) -> Array:
+        """Return the row and its tangent at the start, shape (2, row_size), given those of state and velocity."""
 
-    def _prescribe(self, t: float, v: Array) -> None:
-        """Set the constrained dofs of a tangent at a time."""
-        if self._of.lin.prescribed is None:
+    def _initial(self, data: Nodal | None, moves: Array | None, v: Array) -> None:
+        """Write the tangent of initial data."""
+        v[:] = 0.0 if moves is None else moves
+        if data is not None:
+            data.tangent(self._of.steps[0][0], self._work)
+            v += self._work
+
+    def _prescribe(self, t: float, v: Array, order: int = 0) -> None:
+        """Set the constrained dofs of the tangent of a state, or of its time derivatives, at a time."""
+        nodal = self._of.lin.prescribed(order)
+        if nodal is None:
             v[self._of.problem.constrained] = 0.0
         else:
-            self._of.lin.prescribed.tangent(t, self._work)
+            nodal.tangent(t, self._work)
             v[self._of.problem.constrained] = self._work[self._of.problem.constrained]
 
     def start(self, step: int, state: Array) -> None:
         self._forward.start(step, state[:1])
         self._v[:] = state[1]
+
+
+class StageTangent(Tangent):
+    """The tangent of a scheme of stages."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        super().__init__(trajectory)
+        self._solver = StageSolver(trajectory)
+        self._stack.callback(self._solver.close)
+        self._right, self._fixed, self._sum, self._still = (np.zeros(trajectory.problem.n_owned) for _ in range(4))
+
+    def beginning(self, initial: Array | None, velocity: Array | None) -> Array:
+        of, v = self._of, np.zeros(self._of.problem.n_owned)
+        self._initial(of.initial, initial, v)
+        self._prescribe(of.steps[0][0], v)
+        return np.stack([of.start_values, v])
 
     def step(self, step: int, stages: Array) -> None:
         of, right, work, fixed = self._of, self._right, self._work, self._fixed
@@ -108,7 +126,7 @@ class Tangent(March):
         u, v = stages
         v[0] = self._v
         before = t
-        for i, stage in enumerate(of.scheme.stages):
+        for i, stage in enumerate(of.stages):
             now = t + stage.at * dt
             if stage.flow:
                 of.place(t + stage.since * dt, u[i], v[i], step=stage.flow * dt)
@@ -140,7 +158,7 @@ class Tangent(March):
                 lin.tangent(of.scheme.implicit_part, work)
                 work *= w
                 right += work
-            if lin.prescribed is not None:
+            if lin.prescribed() is not None:
                 problem.mass_times(fixed, work)
                 right -= work
             if lin.with_damping:

@@ -164,7 +164,7 @@ class Kit:
         p.write_integral(density)
         self.controls = list(p.parameters.values())
         self.linearised = lin = p.linearised(self.controls)
-        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(data), lin.prescribed
+        self.integral, self.initial, self.prescribed = lin.integral(density), lin.initial(data), lin.prescribed()
         self.start = data
         inside = np.repeat(p.domain.inside, p.components)
         self.u, self.v = ((0.7 + 0.2 * wave(p, 2)) * inside, wave(p, 3) * inside)

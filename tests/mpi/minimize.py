@@ -9,6 +9,7 @@ from npde_fem.optimize.functionals import misfit
 from npde_fem.optimize.minimize import minimize
 from npde_fem.optimize.problem import PDEConstrainedProblem
 from npde_fem.optimize.regularisation import H1, L2
+from npde_fem.optimize.tao import HAS_TAO
 
 import numpy as np
 import pyadjoint
@@ -17,6 +18,12 @@ from dolfinx import fem, mesh
 from mpi4py import MPI
 from pyadjoint import AdjFloat, Block, Control, ReducedFunctional
 from pytest import approx
+
+METHODS = [
+    *([("tao-bqnls", "L2", 2.4), ("tao-blmvm", "H1", None), ("tao-bnls", "L2", 2.4)] if HAS_TAO else []),
+    ("scipy-lbfgsb", "L2", 2.4),
+]
+"""Method, inner product, upper bound."""
 
 
 class Function(Block):
@@ -157,8 +164,7 @@ def fail_on_one_rank(comm):
 
 if __name__ == "__main__":
     results = {}
-    cases = [("tao-bqnls", "L2", 2.4), ("tao-blmvm", "H1", None), ("tao-bnls", "L2", 2.4), ("scipy-lbfgsb", "L2", 2.4)]
-    for method, inner, upper in cases:
+    for method, inner, upper in METHODS:
         functional, m, k, problem = on_grid(MPI.COMM_WORLD, 9, bounds=(None, upper))
         folder, name = Path(sys.argv[1]).parent, f"{method} {inner}"
         log, file = folder / f"{method}.csv", folder / f"{method}.petsc"

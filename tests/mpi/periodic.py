@@ -45,7 +45,7 @@ def wave(x, axes, dim):
 
 
 def functional(mesh, integrand):
-    return COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(integrand)), op=MPI.SUM)
+    return COMM.allreduce(dolfinx.fem.assemble_scalar(dolfinx.fem.form(integrand, dtype=np.float64)), op=MPI.SUM)
 
 
 def check_mesh(kind, axes, ghosts):
@@ -65,8 +65,8 @@ def check_mesh(kind, axes, ghosts):
         assert space.dofmap.index_map.size_global == count, (kind, axes, degree)
     # Degree three tells whether the edges are seen in one direction from either side.
     old = dolfinx.fem.functionspace(before, ("Lagrange", degree))
-    given, back = dolfinx.fem.Function(old), dolfinx.fem.Function(old)
-    direct, carried = dolfinx.fem.Function(space), dolfinx.fem.Function(space)
+    given, back = dolfinx.fem.Function(old, dtype=np.float64), dolfinx.fem.Function(old, dtype=np.float64)
+    direct, carried = dolfinx.fem.Function(space, dtype=np.float64), dolfinx.fem.Function(space, dtype=np.float64)
     for function in (given, direct):
         function.interpolate(lambda x: wave(x, axes, dim))
         function.x.scatter_forward()
@@ -165,7 +165,7 @@ def check_data():
     axes = (0, 1)
     before = box("quadrilateral")
     space = dolfinx.fem.functionspace(before, ("Lagrange", 2))
-    given = dolfinx.fem.Function(space)
+    given = dolfinx.fem.Function(space, dtype=np.float64)
     given.interpolate(bump)
     given.x.scatter_forward()
     field = npde.Parameter("D", given, field=True)
@@ -177,7 +177,7 @@ def check_data():
     np.testing.assert_allclose(problem.initial(reference), reference, rtol=0, atol=0)
     np.testing.assert_allclose(problem.initial(problem.function(reference)), reference, rtol=0, atol=0)
     np.testing.assert_allclose(problem.field_values("D"), reference, rtol=0, atol=1e-13)
-    coarse = dolfinx.fem.Function(dolfinx.fem.functionspace(before, ("Lagrange", 1)))
+    coarse = dolfinx.fem.Function(dolfinx.fem.functionspace(before, ("Lagrange", 1)), dtype=np.float64)
     coarse.interpolate(bump)
     at_nodes = problem.initial(coarse)
     assert 0 < COMM.allreduce(np.abs(at_nodes - reference).max(), op=MPI.MAX) < 0.5
