@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.options import option_given
@@ -27,13 +27,13 @@ _OPTIONS = {
     "pc_type": "gamg",
     "pc_gamg_aggressive_coarsening": 0,
     "pc_gamg_threshold": 0.02,
-    "pc_gamg_coarse_eq_limit": 1000,
     "mg_levels_ksp_type": "gmres",
     "mg_levels_ksp_max_it": 4,
     "mg_levels_pc_type": "sor",
     "ksp_gmres_restart": 100,
     "ksp_max_it": 1000,
 }
+_COARSEST = 5.0  # points a wavelength on the grid that LU solves on, about
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ShiftedLaplacian:
             raise ValueError(
                 f"preconditioner: equation {problem.equation.name!r} has no shifted sibling; physics.helmholtz has one"
             )
-        return Shifted(problem.with_equation(problem.equation.shifted(self.shift)))
+        return Shifted(problem, self.shift)
 
 
 class Shifted:
@@ -81,13 +81,22 @@ class Shifted:
 
     Parameters
     ----------
-    sibling
-        The shifted problem.
+    problem
+        The problem.
+    shift
+        beta.
     """
 
-    def __init__(self, sibling: Semidiscrete) -> None:
-        self._sibling = sibling
-        self.matrix = sibling.new_matrix()
+    def __init__(self, problem: Semidiscrete, shift: float) -> None:
+        assert problem.equation.shifted is not None
+        self._sibling = problem.with_equation(problem.equation.shifted(shift))
+        self.matrix = self._sibling.new_matrix()
+        resolved = 1.0
+        if problem.equation.waves is not None:
+            resolved = min(1.0, _COARSEST / problem.points_a_wavelength())
+        # A grid too coarse for the waves must not be coarsened further: smoothers fail there.
+        unknowns = max(1000, ceil(problem.n_global * resolved**problem.dim))
+        self.options = _OPTIONS | {"pc_gamg_coarse_eq_limit": unknowns}
 
     def assemble(self, problem: Semidiscrete, t: float, state: Array) -> None:
         """Assemble the shifted matrix for the present values of the problem's parameters."""
@@ -111,7 +120,7 @@ class Shifted:
 @contextmanager
 def preconditioned(shifted: Shifted | None) -> Iterator[None]:
     """Let what PETSc sets up meanwhile read our choice of multigrid, where there is one and the user has made none."""
-    ours = {} if shifted is None else {name: value for name, value in _OPTIONS.items() if not option_given(name)}
+    ours = {} if shifted is None else {name: value for name, value in shifted.options.items() if not option_given(name)}
     if any(option_given(name) for name in ("pc_type", "mg_levels_ksp_type", "mg_levels_pc_type")):
         ours = {name: value for name, value in ours.items() if not name.startswith("mg_levels")}
     options = PETSc.Options("npde_")
