@@ -1314,3 +1314,18 @@ def flow_that_is_a_number(kit: Kit) -> None:
 @case(ValueError, "flow", "shape (2,)")
 def flow_that_is_a_vector(kit: Kit) -> None:
     kit.solve(npde.NPDE(flow=lambda u, x, t, dt: x), scheme=npde.Strang())
+
+
+@case(ValueError, "film.gif", "stationary", ".png")
+def film_of_a_stationary_solution(kit: Kit) -> None:
+    npde.Writer(Path(tempfile.gettempdir()) / "film.gif", kit.problem(npde.physics.poisson()))
+
+
+@case(KeyError, "no case 'schroedinger'", "schrodinger", of=("fd",))
+def comparison_of_an_unknown_case(kit: Kit) -> None:
+    npde.compare("schroedinger", comm=kit.comm)
+
+
+@case(ValueError, "schrodinger-soliton", "dim 3 given", "1 allowed", of=("fd",))
+def comparison_in_a_wrong_dimension(kit: Kit) -> None:
+    npde.compare("schrodinger-soliton", 3, comm=kit.comm)
