@@ -360,15 +360,15 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         names = ", ".join(name for name, given in idle.items() if given is not None)
         raise ValueError(f"{names}: not for {case.name} by {arguments.method}")
     dim = case.dimension(arguments.dim)
+    scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
     problem, posed = cases.discretise(
-        case, arguments.method, comm, dim, arguments.cells or 64, arguments.degree, arguments.cell
+        case, arguments.method, comm, dim, arguments.cells or 64, arguments.degree, arguments.cell, scheme
     )
     _set_parameters(problem, arguments.set)
     options: dict[str, Any] = {}
     frames: list[float] = [0.0]
     if not problem.stationary:
         end = arguments.end or case.end or 1.0
-        scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
         dt: Any
         if arguments.adaptive:
             dt, frames = Adaptive(rtol=arguments.adaptive), np.linspace(0.0, end, _frames(arguments)).tolist()

@@ -11,7 +11,7 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any, TypedDict
 
-from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
+from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise, velocity_of
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
 from npde_fem.solve import Newmark, Scheme, Solution, scheme_named, solve, stable_step
@@ -130,12 +130,14 @@ def _solve_one(
 ) -> Row:
     gc.collect()
     memory = _memory()
-    problem, posed = discretise(case, method, comm, dim, cells, degree, cell)
+    problem, posed = discretise(case, method, comm, dim, cells, degree, cell, scheme)
     exact = posed.exact
     assert exact is not None
     arguments: dict[str, Any] = {"progress": is_terminal(comm), "rescue": None}
     end = 0.0
     start = problem.interpolate(exact, 0.0)
+    if problem.second_order:
+        arguments["velocity"] = problem.interpolate(velocity_of(exact), 0.0)
     if case.end is not None:
         end = case.end
         steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
