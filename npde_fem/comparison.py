@@ -108,7 +108,7 @@ def compare(
     for method, degree in [(m, d) for m in methods for d in (degrees if m == "fem" else (1,))]:
         before: Row | None = None
         for count in cells:
-            row = _solve_one(case, scheme, method, degree, dim, count, cell, comm)
+            row = _solve_one(case, scheme, method, degree, dim, count, cell, comm, before)
             if before is not None and row["error_l2"] > 0:
                 row["order"] = log(before["error_l2"] / row["error_l2"]) / log(row["cells"] / before["cells"])
             rows.append(row)
@@ -127,6 +127,7 @@ def _solve_one(
     cells: int,
     cell: str | None,
     comm: MPI.Comm,
+    before: Row | None,
 ) -> Row:
     gc.collect()
     memory = _memory()
@@ -140,7 +141,10 @@ def _solve_one(
         arguments["velocity"] = problem.interpolate(velocity_of(exact), 0.0)
     if case.end is not None:
         end = case.end
-        steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
+        power = (degree + 1) / scheme.order
+        steps = ceil(case.end / case.step * (cells / 16) ** power * (1 - 1e-12))
+        if before is not None:
+            steps = max(steps, ceil(before["steps"] * (cells / before["cells"]) ** power * (1 - 1e-12)))
         if scheme.is_explicit:
             problem.update()
             steps = max(steps, ceil(1.2 * case.end / stable_step(problem, scheme, 0.0, start)))
