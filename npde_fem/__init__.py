@@ -37,9 +37,11 @@ from npde_fem.optimize import (
     Minimum,
     PDEConstrainedProblem,
     TapedSolution,
+    density_filter,
     integral,
     minimize,
     misfit,
+    projection,
     solve,
 )
 from npde_fem.options import petsc_options
@@ -125,6 +127,7 @@ __all__ = [
     "TapedSolution",
     "Writer",
     "compare",
+    "density_filter",
     "eigenmodes",
     "ground_state",
     "integral",
@@ -134,6 +137,7 @@ __all__ = [
     "periodic_mesh",
     "petsc_options",
     "physics",
+    "projection",
     "restore",
     "save",
     "scheme_named",

@@ -7,7 +7,7 @@ rank. gmsh is needed on rank 0 only, is started silently, and is left as it was 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dolfinx.mesh import Mesh, MeshTags
     from mpi4py import MPI
 
-__all__ = ["Tagged", "load", "outline", "plate_with_hole"]
+__all__ = ["Tagged", "drawn", "load", "outline", "plate_with_hole"]
 
 Array = npt.NDArray[np.float64]
 
@@ -534,6 +534,54 @@ def plate_with_hole(
         model.addPhysicalGroup(2, [plate], tag=1, name="plate")
         model.mesh.generate(2)
         return gmsh, 2
+
+    return _distribute(comm, build)
+
+
+# ------------------------------------------------------------------------------------------- a drawing of one's own
+
+
+def drawn(
+    comm: MPI.Comm, draw: Callable[[Any], None], dim: int = 2, options: Mapping[str, float] | None = None
+) -> Tagged:
+    """Mesh of what a function draws with gmsh.
+
+    Parameters
+    ----------
+    comm
+        Communicator of the mesh (collective call).
+    draw
+        Function of the module gmsh, called on rank 0 only: it adds entities and physical groups to the model it finds,
+        which is empty, and synchronises. Every cell must be in a physical group. The mesh is generated afterwards.
+    dim
+        Dimension of the cells and of space, 2 or 3.
+    options
+        gmsh's options by name, such as ``{"Mesh.MeshSizeMax": 0.1}``.
+
+    Returns
+    -------
+    Tagged
+        The mesh and the tags of its physical groups.
+
+    Raises
+    ------
+    ValueError
+        ``dim`` is neither 2 nor 3, or the function drew no physical group of that dimension.
+    ModuleNotFoundError, ImportError
+        gmsh is missing, or a system library it needs.
+    Exception
+        What the function raised, on every rank.
+    """
+
+    def build(stack: ExitStack) -> tuple[Any, int]:
+        if dim not in (2, 3):
+            raise ValueError(f"dim must be 2 or 3, not {dim!r}")
+        gmsh = stack.enter_context(_session(dict(options or {})))
+        draw(gmsh)
+        if not gmsh.model.getPhysicalGroups(dim):
+            raise ValueError(f"draw must add a physical group of dimension {dim}, which holds the cells")
+        gmsh.model.mesh.generate(dim)
+        return gmsh, dim
 
     return _distribute(comm, build)
 
