@@ -211,14 +211,17 @@ def table(rows: Sequence[Row], head: bool = True, conserved: Sequence[str] = ())
     return "\n".join(lines)
 
 
-def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm) -> None:
-    """Write ``{"rows": [...]}`` on rank 0, whole or not at all (collective)."""
+def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm, **tables: Sequence[Any]) -> None:
+    """Write ``{"rows": [...]}``, and other tables beside it, on rank 0, whole or not at all (collective)."""
 
     def write() -> None:
         target = Path(path)
         aside = target.with_name(f".{target.name}.part")
-        clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-        aside.write_text(json.dumps({"rows": clean}, indent=2) + "\n")
+        clean = {
+            name: [{k: None if v != v else v for k, v in row.items()} for row in part]
+            for name, part in ({"rows": rows} | tables).items()
+        }
+        aside.write_text(json.dumps(clean, indent=2) + "\n")
         aside.replace(target)
 
     on_root(comm, write)
