@@ -135,7 +135,7 @@ if comm.rank == 0:
 
     look = {"origin": "lower", "extent": (lower[0], upper[0], lower[1], upper[1]), "interpolation": "bilinear"}
     shown = [0, len(times) // 2, len(times) - 1]
-    figure = plt.figure(figsize=(12.6, 8.2), layout="constrained")
+    figure = plt.figure(figsize=(12.6, 7.8), layout="constrained")
     grid = figure.add_gridspec(3, 6, height_ratios=(1, 1, 1))
     for row, (name, film) in enumerate(films.items()):
         for column, k in enumerate(shown):
