@@ -284,6 +284,9 @@ def film(
     else:
         figure, axes = plt.subplots(1, m, figsize=(6 * m, 3.2), squeeze=False, layout="constrained")
         updates = [_moving_curve(axis, frames, c) for c, axis in enumerate(axes[0])]
+    figure.suptitle(title)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not for each frame
     writer = animation.writers[FILMS[Path(path).suffix]](fps=fps)
     with writer.saving(figure, str(path), dpi=80):
         for t, frame in frames:

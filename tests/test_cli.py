@@ -1,15 +1,19 @@
 """The command line: what it prints, writes and refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import npde_fem as npde
+from npde_fem import cases
 from npde_fem.cli import main
+from npde_fem.resolution import points_needed
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def rows_of(path):
@@ -61,6 +65,67 @@ def test_solve_writes(method, suffix, tmp_path, capsys):
     assert main([*arguments, "--output", str(out)]) == 0
     assert out.exists() and f"written: {out}" in capsys.readouterr().out
     assert not list(tmp_path.glob(".npde*"))
+
+
+@pytest.mark.parametrize("equation", cases.SCENES)
+def test_every_scene_is_solved(equation, tmp_path, capsys):
+    """A few steps of each, by both methods, in one dimension where it has one, with its parameters."""
+    case = cases.SCENES[equation]
+    dim = min(case.dims)
+    steps = [] if case.end is None else ["--end", str(2 * case.step)]
+    for method in ("fd", "fem"):
+        out = tmp_path / f"{method}.png"
+        arguments = ["solve", equation, "--dim", str(dim), "--cells", "40", "--method", method, *steps]
+        assert main([*arguments, "--output", str(out)]) == 0
+        printed = capsys.readouterr().out
+        assert out.exists() and ("|u| in" in printed) == case.pose(dim).equation.is_complex
+
+
+def test_solve_complex(tmp_path, capsys):
+    """The example of the design, smaller; parameters reach potential and boundary; what is conserved is told."""
+    out = tmp_path / "packet.bp"
+    arguments = ["solve", "schrodinger", "--method", "fem", "--degree", "2", "--cells", "12", "--end", "0.1"]
+    assert main([*arguments, "--set", "V=0", "--scheme", "crank-nicolson", "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    changes = [float(c) for c in re.findall(r"relative change of the (?:norm|energy): (\S+)", printed)]
+    assert len(changes) == 2 and max(map(abs, changes)) < 1e-10 and out.is_dir()
+    sizes = []
+    for k in ("5", "10"):
+        assert main(["solve", "helmholtz", "--dim", "1", "--cells", "200", "--set", f"k={k}"]) == 0
+        sizes.append(float(re.search(r"\|u\| in \[\S+, (\S+)\]", capsys.readouterr().out)[1]))
+    # A point source in 1D makes waves of size 1 / (2 k), if no wave comes back from the boundary.
+    assert sizes == pytest.approx([1 / 10, 1 / 20], rel=0.03)
+
+
+def test_film(tmp_path):
+    out = tmp_path / "film.gif"
+    assert main(["solve", "heat", "--cells", "6", "--end", "0.05", "--output", str(out)]) == 0
+    with Image.open(out) as film:
+        assert film.n_frames == 11  # every step of 0.005
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_compare_complex(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    arguments = ["compare", "schrodinger-soliton", "--cells", "32", "64", "--degree", "2", "--json", str(out)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "norm" in text.splitlines()[0] and "energy" in text.splitlines()[0]
+    rows = rows_of(out)
+    assert abs(rows[1]["changes"]["norm"]) < 1e-8 and rows[3]["order"] > 2.9
+
+
+def test_compare_helmholtz_tells_what_waves_need(tmp_path, capsys, monkeypatch):
+    found = points_needed(("fd", "P4"), wavelengths=2)
+    monkeypatch.setattr("npde_fem.resolution.points_needed", lambda comm: found)
+    out, plot = tmp_path / "rows.json", tmp_path / "h.png"
+    arguments = ["compare", "helmholtz", "--cells", "8", "--degree", "1", "--json", str(out), "--plot", str(plot)]
+    assert main(arguments) == 0
+    assert "points a wavelength" in capsys.readouterr().out
+    assert json.loads(out.read_text())["resolution"] == found
+    assert plot.exists() and (tmp_path / "h-resolution.png").exists()
+    assert main(["compare", "helmholtz", "--dim", "1", "--cells", "16", "--degree", "1"]) == 0
+    assert "points a wavelength" not in capsys.readouterr().out
 
 
 def test_solve_parameter_and_adaptive(capsys):
@@ -153,8 +218,10 @@ def test_learn_scratch_assay_bad_files(assay_file, capsys):
         (["compare", "heat", "--scheme", "cranknicolson"], "did you mean 'crank-nicolson'?"),
         (["compare", "heat", "--cells", "0"], "positive whole number"),
         (["compare", "heat", "--json", "/nowhere/rows.json"], "missing or not writable"),
-        (["solve", "heat", "--output", "u.vtk"], "must end in .bp or .xdmf or .png"),
+        (["solve", "heat", "--output", "u.vtk"], "must end in .bp or .xdmf or .png or .gif or .mp4"),
         (["solve", "heat", "--dt", "nan"], "positive number"),
+        (["compare", "schrodinger-solitons"], "did you mean 'schrodinger-soliton'?"),
+        (["solve", "schroedinger"], "did you mean 'schrodinger'?"),
         (["solv", "heat"], "did you mean 'solve'?"),
         (["solve", "heat", "--method", "fdm"], "did you mean 'fd'?"),
     ],
@@ -170,6 +237,9 @@ def test_bad_arguments(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["compare", "heat", "--cells", "16", "8"], "cells must increase"),
+        (["compare", "schrodinger-soliton", "--dim", "2"], "schrodinger-soliton: dim 2 given; 1 allowed"),
+        (["solve", "paraxial", "--dim", "3"], "paraxial: dim 3 given; 1 or 2 allowed"),
+        (["solve", "poisson", "--cells", "8", "--output", "film.gif"], "a stationary solution is no film"),
         (["compare", "heat", "--cell", "hexahedron"], "in 2D triangle or quadrilateral allowed"),
         (["solve", "poisson", "--end", "5", "--scheme", "rk4"], "--end, --scheme: not for poisson"),
         (["solve", "heat", "--method", "fd", "--degree", "2"], "--degree: not for heat by fd"),
@@ -207,5 +277,11 @@ def test_under_mpirun(tmp_path):
         assert a["error_l2"] == pytest.approx(b["error_l2"], rel=1e-6)
     bad = subprocess.run([*command, "solve", "heet"], capture_output=True, text=True, timeout=100, check=False)
     assert bad.returncode != 0 and bad.stderr.count("did you mean 'heat'?") == 1
+    film = tmp_path / "film.gif"
+    arguments = ["solve", "schrodinger-oscillator", "--cells", "8", "--end", "0.06", "--output", str(film)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(film) as frames:
+        assert frames.n_frames == 4
     info = subprocess.run([*command, "info"], capture_output=True, text=True, timeout=200, check=False)
     assert info.returncode == 0 and "ranks           2" in info.stdout and info.stdout.count("good") == 2

@@ -1,6 +1,7 @@
 """Manufactured solutions: observed order of the L2 error in space."""
 
 import npde_fem as npde
+from npde_fem.cases import KNOWN, discretise
 
 import dolfinx
 import numpy as np
@@ -298,3 +299,71 @@ def test_damping_matrix():
                 errors.append((fd_error if method == "fd" else fem_error)(problem, values, moving_pair, 0.2))
         assert np.all(orders(errors[::2], sizes) > 1.95), f"{method}, implicit"
         assert np.all(orders(errors[1::2], sizes) > 1.95), f"{method}, explicit"
+
+
+READY_MADE = [
+    ("fitzhugh-nagumo", 2, (8, 16)),
+    ("cahn-hilliard", 1, (16, 32)),
+    ("schrodinger", 1, (32, 64)),
+    ("schrodinger-oscillator", 2, (16, 32)),
+    ("schrodinger-coherent", 1, (32, 64)),
+    ("schrodinger-soliton", 1, (64, 128)),
+    ("helmholtz", 2, (16, 32)),
+    ("helmholtz-source", 2, (16, 32)),
+    ("helmholtz-cylinder", 2, (8, 16)),
+    ("paraxial", 1, (16, 32)),
+    ("paraxial-lens", 1, (16, 32)),
+    ("wave", 2, (8, 16)),
+    ("wave-travelling", 1, (32, 64)),
+    ("telegraph", 2, (8, 16)),
+]
+
+
+def test_all_ready_made_cases_are_compared():
+    """Here, or on the command line (tests/test_cli.py)."""
+    real = {"poisson", "diffusion-reaction", "heat", "fisher-kpp", "porous-fisher", "allen-cahn", "gray-scott"}
+    assert {name for name, *_ in READY_MADE} | real == set(KNOWN)
+
+
+@pytest.mark.parametrize(("name", "dim", "sizes"), READY_MADE)
+def test_ready_made_cases(name, dim, sizes):
+    """Orders of FD and FEM against exact solutions; splitting on FEM conserves the norm to its order only."""
+    for method, degree, least in (("fd", 1, 1.8), ("fem", 1, 1.7), ("fem", 2, 2.85)):
+        rows = npde.compare(name, dim, sizes, (degree,), (method,))
+        assert rows[1]["order"] > least, (method, degree)
+        if method == "fd" or name != "schrodinger-soliton":
+            assert abs(rows[1]["changes"].get("norm", 0.0)) < 1e-8, (method, degree)
+            assert abs(rows[1]["changes"].get("power", 0.0)) < 1e-7, (method, degree)
+        if name == "wave":
+            assert abs(rows[1]["changes"]["energy"]) < 1e-9, (method, degree)
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "sizes"),
+    [("schrodinger-soliton", 1, (32, 64)), ("helmholtz", 2, (8, 16)), ("helmholtz-cylinder", 2, (4, 8))],
+)
+def test_degree_four(name, dim, sizes):
+    assert npde.compare(name, dim, sizes, (4,), ("fem",))[1]["order"] > 4.7
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_leapfrog_on_spectral_elements(degree):
+    """Steps are below the limit of stability on the coarser mesh, and shrink from there as the error in space does."""
+    rows = npde.compare("wave", 2, (4, 8), (degree,), ("fem",), scheme="leapfrog", cell="quadrilateral")
+    assert rows[1]["order"] > degree + 0.8
+    assert rows[1]["steps"] >= rows[0]["steps"] * 2 ** ((degree + 1) / 2)
+
+
+def test_three_dimensions():
+    assert npde.compare("helmholtz-source", 3, (8, 16), (1,), ("fd",))[1]["order"] > 1.9
+
+
+@pytest.mark.parametrize("method", ["fd", "fem"])
+def test_norm_and_energy_of_the_oscillator(method):
+    """Crank-Nicolson conserves both to round-off, for it is the discrete energy that is measured; and it is 1 + d/2."""
+    problem, posed = discretise(KNOWN["schrodinger-oscillator"], method, COMM, 1, 128, 2)
+    solution = npde.solve(problem, problem.interpolate(posed.exact), t=(0, 1), dt=0.1, observe=[0, 1], rescue=None)
+    for measure in posed.conserved.values():
+        assert measure(solution, 1) == pytest.approx(measure(solution, 0), rel=1e-12)
+    assert posed.conserved["norm"](solution, 0) == pytest.approx(1.0, abs=1e-4)
+    assert posed.conserved["energy"](solution, 0) == pytest.approx(1.5, abs=1e-4 if method == "fem" else 5e-3)

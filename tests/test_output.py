@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import npde_fem as npde
 from npde_fem.output import Writer, grid_mesh
+from npde_fem.pictures import film, gather_grid
 
 import dolfinx
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import ufl
 from mpi4py import MPI
 from petsc4py import PETSc
+from PIL import Image
 
 COMM = MPI.COMM_WORLD
 
@@ -20,12 +23,30 @@ def linear(x):
     return 1 + 2 * x[0] - 3 * x[1]
 
 
-def problem_of(method, degree=1, mask=None):
-    equation = npde.physics.heat(1.0)
+def wave(x):
+    return linear(x) + 1j * (2 - x[0])
+
+
+def problem_of(method, degree=1, mask=None, equation=None, dim=2):
+    equation = equation or npde.physics.heat(1.0)
     if method == "fd":
-        return npde.FD(equation, npde.Grid(COMM, (9, 7), (0, 0), (2, 1), mask))
-    mesh = dolfinx.mesh.create_unit_square(COMM, 6, 6)
-    return npde.FEM(equation, dolfinx.fem.functionspace(mesh, ("Lagrange", degree)))
+        return npde.FD(equation, npde.Grid(COMM, (9, 7, 5)[:dim], (0,) * dim, (2, 1, 1)[:dim], mask))
+    make = dolfinx.mesh
+    mesh = {1: make.create_unit_interval, 2: make.create_unit_square, 3: make.create_unit_cube}[dim](COMM, *(6,) * dim)
+    return npde.FEM(equation, dolfinx.fem.functionspace(mesh, ("Lagrange", degree, equation.shape)))
+
+
+def values_in_xdmf(folder):
+    """Coordinates, and the values of each function at the one time in u.h5."""
+    # h5py brings another HDF5 than DOLFINx's wheel; the two do not load into one process in this order.
+    read = (
+        "import h5py, numpy; file = h5py.File('u.h5');"
+        "found = {name: next(iter(times.values()))[:] for name, times in file['Function'].items()};"
+        "numpy.savez('u.npz', x=file['Mesh/mesh/geometry'][:], **found)"
+    )
+    subprocess.run([sys.executable, "-c", read], cwd=folder, check=True)
+    with np.load(folder / "u.npz") as found:
+        return found["x"].T, {name: found[name].ravel() for name in found.files if name != "x"}
 
 
 @pytest.mark.parametrize(("method", "degree"), [("fd", 1), ("fem", 1), ("fem", 2)])
@@ -33,15 +54,22 @@ def test_xdmf_holds_the_values(method, degree, tmp_path):
     problem = problem_of(method, degree)
     with Writer(tmp_path / "u.xdmf", problem) as writer:
         writer(0.5, problem.function(problem.initial(linear)))
-    # h5py brings another HDF5 than DOLFINx's wheel; the two do not load into one process in this order.
-    read = (
-        "import h5py, numpy, sys; file = h5py.File('u.h5'); (values,) = (v[:] for v in file['Function/u'].values());"
-        "numpy.savez('u.npz', x=file['Mesh/mesh/geometry'][:], values=values)"
-    )
-    subprocess.run([sys.executable, "-c", read], cwd=tmp_path, check=True)
-    with np.load(tmp_path / "u.npz") as found:
-        x, values = found["x"], found["values"]
-    assert values.ravel() == pytest.approx(linear(x.T), abs=1e-12)
+    x, values = values_in_xdmf(tmp_path)
+    assert values["u"] == pytest.approx(linear(x), abs=1e-12)
+
+
+@pytest.mark.parametrize(("method", "degree"), [("fd", 1), ("fem", 1), ("fem", 2)])
+def test_files_of_complex_states(method, degree, tmp_path):
+    """Real part, imaginary part and size."""
+    problem = problem_of(method, degree, equation=npde.physics.schrodinger())
+    for suffix in ("xdmf", "bp"):
+        with Writer(tmp_path / f"u.{suffix}", problem) as writer:
+            writer(0.5, problem.function(problem.initial(wave)))
+    x, values = values_in_xdmf(tmp_path)
+    assert values.keys() == {"u_real", "u_imag", "u_abs"}
+    assert values["u_real"] + 1j * values["u_imag"] == pytest.approx(wave(x), abs=1e-12)
+    assert values["u_abs"] == pytest.approx(abs(wave(x)), abs=1e-12)
+    assert (tmp_path / "u.bp").is_dir()
 
 
 def test_grid_mesh_is_the_grid():
@@ -121,3 +149,60 @@ def test_state_of_a_petsc_with_other_scalars(tmp_path):
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(ValueError, match="not whole"):
             npde.restore(problem, path)
+
+
+EQUATIONS = {"real": npde.physics.heat, "pair": npde.physics.gray_scott, "complex": npde.physics.schrodinger}
+
+
+@pytest.mark.parametrize("kind", EQUATIONS)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("method", ["fd", "fem"])
+def test_pictures_and_films(method, dim, kind, tmp_path):
+    """Each kind of state in each dimension is drawn, and a film has a frame for each of its times."""
+    problem = problem_of(method, equation=EQUATIONS[kind](), dim=dim)
+    states = []
+    for k in range(3):
+        part = 1j if kind == "complex" else 0.0
+
+        def wandering(x, k=k, part=part):
+            one = np.sin(3 * x[0] + k) + part * np.cos(2 * x[0])
+            return np.array([one, 0.5 * one]) if kind == "pair" else one
+
+        states.append(problem.function(problem.initial(wandering)))
+    for name in ("u.png", "u.gif"):
+        with Writer(tmp_path / name, problem) as writer:
+            for k, state in enumerate(states):
+                writer(0.1 * k, state)
+    with Image.open(tmp_path / "u.gif") as moving:
+        frames = []
+        for k in range(moving.n_frames):
+            moving.seek(k)
+            frames.append(np.asarray(moving.convert("RGB"), dtype=float))
+    assert len(frames) == 3 and all(np.abs(b - a).max() > 50 for a, b in pairwise(frames))
+    with Image.open(tmp_path / "u.png") as picture:
+        assert min(picture.size) > 200 and np.asarray(picture.convert("L")).std() > 5
+    assert {path.name for path in tmp_path.iterdir()} == {"u.png", "u.gif"}
+
+
+def test_long_films_are_thinned(tmp_path):
+    """Of very many frames as many as asked for, the first and the last among them."""
+    problem = problem_of("fd", dim=1)
+    states = (problem.function(problem.initial(lambda x, k=k: np.sin(x[0] + k))) for k in range(31))
+    frames = [(float(k), gather_grid(problem, u)) for k, u in enumerate(states)]
+    film(frames, "long", tmp_path / "long.gif", most=5)
+    film([frames[k] for k in (0, 8, 15, 22, 30)], "long", tmp_path / "short.gif")
+    assert (tmp_path / "long.gif").read_bytes() == (tmp_path / "short.gif").read_bytes()
+
+
+def test_no_frames_no_film(tmp_path):
+    with pytest.raises(ValueError, match="no state was written"), Writer(tmp_path / "u.gif", problem_of("fd")):
+        pass
+    with pytest.raises(ValueError, match=r"stationary solution is no film; \.png"):
+        Writer(tmp_path / "u.gif", problem_of("fd", equation=npde.physics.poisson()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mp4_needs_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setattr("npde_fem.output.can_film", lambda suffix: suffix == ".gif")
+    with pytest.raises(ValueError, match="no ffmpeg, which .mp4 needs"):
+        Writer(tmp_path / "u.mp4", problem_of("fd"))

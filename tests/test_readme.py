@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.special
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -31,7 +33,7 @@ def run(command, folder, timeout=300):
 
 
 def test_readme_has_code():
-    assert len(SCRIPTS) == 2 and COMMANDS
+    assert len(SCRIPTS) == 3 and COMMANDS
     assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
 
 
@@ -46,8 +48,18 @@ def test_both_discretisations(tmp_path):
     assert fem == pytest.approx(fd, rel=2e-3)
 
 
+def test_waves(tmp_path):
+    (line,) = output_of(SCRIPTS[1], tmp_path).splitlines()
+    energies = [float(number) for number in re.findall(r"[\d.]+", line.split("[")[1].split("]")[0])]
+    # In z = pi x / 16 this is Mathieu's equation: a = 2 (E - 2) / k^2, q = 2 / k^2, k = pi / 16.
+    k = np.pi / 16
+    characteristic = [scipy.special.mathieu_a(0, 2 / k**2), scipy.special.mathieu_b(2, 2 / k**2)]
+    characteristic.append(scipy.special.mathieu_a(2, 2 / k**2))
+    assert energies == pytest.approx([2 + k**2 * a / 2 for a in characteristic], abs=1e-4)
+
+
 def test_gradients(tmp_path):
-    estimates = output_of(SCRIPTS[1], tmp_path).splitlines()[1]
+    estimates = output_of(SCRIPTS[2], tmp_path).splitlines()[1]
     (d, d_error), (r, r_error) = re.findall(r"= ([\d.]+) \+- ([\d.]+)", estimates)
     assert abs(float(d) - 0.03) < 2 * float(d_error) and abs(float(r) - 4) < 2 * float(r_error)
 

@@ -498,7 +498,7 @@ def warn_of_unresolved_waves(problem: Semidiscrete) -> None:
     if problem.equation.waves is None or problem.warned_of_waves:
         return
     points = problem.points_a_wavelength()
-    if points < _POINTS_A_WAVELENGTH:
+    if points < _POINTS_A_WAVELENGTH * (1 - 1e-9):
         problem.warned_of_waves = True
         text = (
             f"the mesh does not resolve the waves: {points:.3g} points a wavelength where they are fewest, "

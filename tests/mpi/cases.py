@@ -48,6 +48,10 @@ def bump(x):
     return 0.2 + 0.5 * np.sin(2 * x[0] + 1) * np.cos(3 * x[1]) + 0.1 * x[2]
 
 
+def packet(x):
+    return bump(x) * np.exp(3j * x[1])
+
+
 def bumps(x):
     return np.array([bump(x), 0.3 + 0.1 * np.cos(4 * x[1])])
 
@@ -61,7 +65,7 @@ def grid(shape, mask=None):
 
 
 def fem(eq, mesh, degree=1, bcs=(), **options):
-    space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, eq.state_shape))
+    space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, eq.shape))
     return npde.FEM(eq, space, bcs, quadrature_degree=options.pop("quadrature_degree", 4), **options)
 
 
@@ -97,6 +101,12 @@ def problems():
     yield "fem m=2 lumped", fem(predators(), square(7), bcs=few, mass="lumped"), bumps, rk4, 0.01
     cube = dolfinx.mesh.create_unit_cube(COMM, 4, 3, 4)
     yield "fem 3d", fem(fisher(3), cube, bcs=conditions(3)), bump, sdirk, 0.05
+    trapped = npde.physics.schrodinger(lambda x: 9 * x[0] ** 2, g=0.5)
+    yield "fd complex", npde.FD(trapped, grid((13, 11)), [npde.Dirichlet(0.2j, at(0, 0))]), packet, npde.Strang(), 0.02
+    midpoint = npde.ImplicitMidpoint()
+    yield "fem complex", fem(trapped, square(7), 2, [npde.Dirichlet(0.2j, at(0, 0))]), packet, midpoint, 0.02
+    separating = npde.physics.cahn_hilliard(0.2)
+    yield "fd constraint", npde.FD(separating, grid((12, 11))), bumps, npde.SDIRK2(), 1e-3
     # Most ranks see nothing but zeros, exactly.
     quiet = npde.NPDE(flux=lambda u, x, t: 1e-3 * ufl.grad(u), source=lambda u, x, t: u * (1 - u))
     yield "fd front", npde.FD(quiet, grid((65,))), lambda x: np.where(x[0] < 0.1, 1.0, 0.0), npde.CrankNicolson(), 0.05
@@ -110,6 +120,9 @@ def stationary():
     eq = npde.NPDE(flux=eq.flux, source=lambda u, x, t: 1 + x[0] - u**3, damping=0)
     yield "fd stationary", npde.FD(eq, grid((13, 11)), conditions(2)), 0.5
     yield "fem stationary", fem(eq, square(8), bcs=conditions(2)), 0.5
+    waves = npde.physics.helmholtz(9.0, source=lambda x: ufl.exp(-50 * (x[0] - 0.4) ** 2))
+    yield "fd complex stationary", npde.FD(waves, grid((13, 11)), [npde.Robin(-9j, 1.0 + 2j)]), 0.0
+    yield "fem complex stationary", fem(waves, square(8), 2, [npde.Robin(-9j, 1.0 + 2j)]), 0.0
 
 
 def gathered(problem, values):
@@ -147,8 +160,10 @@ def main():
         results["blow-up"], results["blow-up time"] = gathered(blow_up, error.values), np.array(error.time)
     results["radius"] = np.array(npde.spectral_radius(problem, 0.0, problem.initial(bump)))
     whole = problem.function(problem.initial(bump)).gather()
+    waves = npde.FD(npde.physics.schrodinger(), grid((13, 11)))
+    whole_wave = waves.function(waves.initial(packet)).gather()
     if COMM.rank == 0:
-        results["gathered"] = whole
+        results["gathered"], results["gathered, complex"] = whole, whole_wave
         np.savez(sys.argv[1], **results)
 
 
