@@ -233,11 +233,13 @@ class _Pencil:
                 factor, nearest = 1j, turned
         if factor == -1:
             nearest.scale(-1.0)
-        diagonal = nearest.getDiagonal()
-        if diagonal.sum() < 0:
+        # Diagonals tell the sign of high modes; where M vanishes, an equation has no time derivative and no say.
+        diagonal, weights = nearest.getDiagonal(), self.M.getDiagonal()
+        if diagonal.dot(weights) < 0:
             factor = -factor
             nearest.scale(-1.0)
         diagonal.destroy()
+        weights.destroy()
         return factor, nearest
 
     def _take_real_part(self) -> None:
@@ -293,7 +295,7 @@ class _Pencil:
     def _shift(self, target: complex) -> float:
         shift = self.factor * complex(target) ** (2 if self.squared else 1)
         if abs(shift.imag) > 1e-12 * abs(shift):
-            allowed = "real" if self.factor.imag == 0 else "imaginary"
+            allowed = "imaginary" if self.factor.imag else "real or imaginary" if self.squared else "real"
             raise ValueError(f"eigenmodes: target = {target} given; {allowed} numbers allowed for this equation")
         return shift.real
 
