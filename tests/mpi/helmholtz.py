@@ -17,7 +17,7 @@ from dolfinx import fem, mesh
 from mpi4py import MPI
 
 COMM = MPI.COMM_WORLD
-CELLS = 16
+CELLS = 12
 
 
 def experiment(kind, preconditioner=None):
