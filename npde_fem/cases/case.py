@@ -8,9 +8,10 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
+from npde_fem.boundary import BoundaryCondition
 from npde_fem.cases.conserved import Measure
 from npde_fem.discretize import FD, FEM, Grid, Semidiscrete
-from npde_fem.equation import NPDE, BoundaryCondition, manufactured
+from npde_fem.equation import NPDE, manufactured
 from npde_fem.solve import Newmark, Scheme
 
 import dolfinx.fem

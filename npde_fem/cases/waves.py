@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from npde_fem import physics
+from npde_fem.boundary import Absorbing, Dirichlet
 from npde_fem.cases.case import Case, Posed, radius_squared
 from npde_fem.cases.conserved import wave_energy
 from npde_fem.cases.diffusion import cosines
-from npde_fem.equation import Absorbing, Dirichlet, Parameter
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
@@ -28,22 +29,9 @@ from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
 from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
-from npde_fem.equation import (
-    NPDE,
-    Absorbing,
-    BoundaryCondition,
-    Dirichlet,
-    Flux,
-    Initial,
-    Parameter,
-    Periodic,
-    Robin,
-    Terms,
-    as_numbers,
-    checked_conditions,
-    parameters_of,
-)
+from npde_fem.equation import NPDE, Initial, Terms
 from npde_fem.parallel import Refused, alike
+from npde_fem.parameter import Parameter, as_numbers, parameters_of
 
 import basix
 import basix.ufl
