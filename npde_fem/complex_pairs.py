@@ -166,7 +166,7 @@ class _Splitter:
         if isinstance(e, classes.ComplexValue):
             return Pair(ufl.as_ufl(complex(e).real), ufl.as_ufl(complex(e).imag))
         if isinstance(e, classes.Terminal):
-            return Pair(e, _zero(e) if isinstance(e, Expr) and not isinstance(e, classes.MultiIndex) else e)
+            return Pair(e, e if isinstance(e, classes.MultiIndex | classes.Label) else _zero(e))
         if isinstance(e, _LINEAR):
             return self._linear(e)
         if isinstance(e, classes.ListTensor):
@@ -205,6 +205,8 @@ class _Splitter:
 
     def _linear(self, e: Any) -> Pair:
         operand, *rest = e.ufl_operands
+        if isinstance(e, classes.VariableDerivative) and not _is_zero(self.visit(rest[0]).imag):
+            raise TypeError(f"a derivative by a complex variable has no meaning here: {e}")
         real, imag = self.visit(operand)
         rest = [self.visit(o).real for o in rest]
         return Pair(*(_zero(e) if _is_zero(part) else e._ufl_expr_reconstruct_(part, *rest) for part in (real, imag)))

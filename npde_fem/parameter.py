@@ -76,6 +76,8 @@ def as_numbers(label: str, value: Value) -> np.ndarray:
 def as_complex(label: str, value: Value) -> np.ndarray:
     """Return a new complex128 array of what is given, or raise TypeError if it is not made of numbers."""
     try:
+        if value is None:
+            raise TypeError("None is no number")
         return np.array(value, dtype=np.complex128)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{label}: a number or an array of numbers allowed, {value!r} given ({error})") from error
@@ -354,6 +356,9 @@ class ComplexParameter:
         self.name = name
         self.real = Parameter(f"{name}.real", part(np.real), field=field, shape=shape)
         self.imag = Parameter(f"{name}.imag", part(np.imag), field=field, shape=shape)
+
+    def __repr__(self) -> str:
+        return f"ComplexParameter({self.name!r})"
 
     @property
     def expression(self) -> Expr:

@@ -234,6 +234,12 @@ def inertia_parameter_that_vanishes(kit: Kit) -> None:
 
 
 @case(ValueError, "inertia is singular")
+def inertia_that_vanishes_in_a_corner(kit: Kit) -> None:
+    """On one rank only."""
+    kit.solve(npde.NPDE(inertia=lambda x: ufl.conditional(ufl.lt(x[0] + x[1], 0.4), 0.0, 1.0)), scheme=npde.Newmark())
+
+
+@case(ValueError, "inertia is singular")
 def inertia_matrix_that_is_singular(kit: Kit) -> None:
     kit.solve(system(inertia=[[1, 1], [1, 1]]), u0=[0, 0])
 
@@ -251,6 +257,17 @@ def velocity_without_inertia(kit: Kit) -> None:
 @case(ValueError, "velocity", "finite")
 def velocity_that_is_not_finite(kit: Kit) -> None:
     kit.solve(npde.physics.wave(), velocity=np.nan)
+
+
+@case(ValueError, "velocity", "NaN")
+def complex_velocity_that_is_not_finite(kit: Kit) -> None:
+    waves = npde.NPDE(flux=lambda u, x, t: ufl.grad(u), inertia=1.0, dtype=complex)
+    kit.solve(waves, velocity=lambda x: np.full(x.shape[1], np.nan if kit.chosen else 1j))
+
+
+@case(TypeError, "u0", "None")
+def complex_u0_is_none(kit: Kit) -> None:
+    kit.solve(npde.physics.schrodinger(), u0=None)
 
 
 @case(ValueError, "error estimate")

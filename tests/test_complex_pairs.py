@@ -53,6 +53,7 @@ def evaluate(expression):
             lambda z, w: z * w + 1j * (2 + z),
         ),
         (lambda z, w: ufl.conditional(ufl.gt(ufl.real(z), 0), w, 1j), lambda z, w: w if z.real > 0 else 1j),
+        (lambda z, w: ufl.diff((a := ufl.variable(ufl.real(w))) ** 2 * z, a), lambda z, w: 2 * w.real * z),
         (lambda z, w: ufl.det(ufl.as_matrix([[z, w], [1j, 2]])), lambda z, w: 2 * z - 1j * w),
     ],
 )
@@ -61,7 +62,8 @@ def test_split_is_complex_arithmetic(write, value):
 
 
 def test_what_has_no_parts_is_refused():
-    for bad in (ufl.erf(Z), Z**0.5, 2**Z, ufl.max_value(ufl.real(Z), W)):
+    v = ufl.variable(Z)
+    for bad in (ufl.erf(Z), Z**0.5, 2**Z, ufl.max_value(ufl.real(Z), W), ufl.diff(v**2, v)):
         with pytest.raises((TypeError, ValueError)):
             complex_pairs.split(bad, {Z: Pair(symbol(), symbol()), W: Pair(symbol(), symbol())})
 

@@ -3,6 +3,7 @@
 import warnings
 
 import npde_fem as npde
+from npde_fem.solve.newton import Newton
 
 import dolfinx
 import numpy as np
@@ -87,6 +88,23 @@ def test_moving_dirichlet_data_in_explicit_steps(method, scheme):
     assert errors[1] < (2e-3 if scheme.order == 1 else 2e-5)
     assert errors[0] / errors[1] > 1.8
     assert np.isclose(problem.coordinates()[problem.constrained, 0], 0).all()
+
+
+@pytest.mark.parametrize("method", ["fd", "fem"])
+@pytest.mark.parametrize(
+    "scheme", [npde.CrankNicolson(), npde.ImplicitMidpoint(), npde.SDIRK2(), npde.IMEX()], ids=lambda s: s.name
+)
+def test_moving_dirichlet_data_in_implicit_steps(method, scheme):
+    """Order 2 with data that accelerates, which others feel through the consistent mass matrix."""
+    eq = npde.NPDE(flux=lambda u, x, t: ufl.grad(u), source=lambda u, x, t: -u)
+    problem = discretise(method, eq, [npde.Dirichlet(lambda x, t: ufl.sin(8 * t) * (1 + x[0]))], n=4)
+
+    def final(scheme, steps):
+        return npde.solve(problem, 0.0, t=(0, 1), dt=1 / steps, scheme=scheme, rescue=None).values
+
+    reference = final(npde.CrankNicolson(), 4000)
+    errors = [np.abs(final(scheme, n) - reference).max() for n in (80, 160, 320)]
+    assert np.all(np.abs(np.log2(np.array(errors[:-1]) / errors[1:]) - 2) < 0.15), errors
 
 
 class TestAdaptive:
@@ -249,6 +267,21 @@ class TestTrouble:
         assert 0.49 < caught.value.time < 0.51
         assert np.all(np.isfinite(caught.value.values))
 
+    @pytest.mark.parametrize("method", ["fd", "fem"])
+    def test_a_flow_that_is_not_finite_is_caught_the_step_it_appears(self, method):
+        """u' = u^3 / 2 from 3 is infinite at 1/9; its flow is the root of a negative number from then on."""
+        eq = npde.NPDE(
+            flux=lambda u, x, t: 1e-3 * ufl.grad(u),
+            source=lambda u, x, t: u**3 / 2,
+            flow=lambda u, x, t, dt: u / ufl.sqrt(1 - u**2 * dt),
+        )
+        problem = discretise(method, eq, n=2)
+        for start, end in ((3.0, 0.2), (2.9, 0.15)):  # in the first half of the only step, and in the second
+            with pytest.raises(npde.SolveError, match="flow became NaN or infinite") as caught:
+                npde.solve(problem, start, t=(0, end), dt=end, scheme=npde.Strang(), rescue=None)
+            assert caught.value.time < 1 / start**2
+            assert np.all(np.isfinite(caught.value.values))
+
     def test_explicit_step_above_the_limit(self):
         """Forward Euler for u_t = u_xx on a grid of spacing h: dt <= h^2 / 2."""
         problem = discretise("fd", npde.physics.heat(), n=64)
@@ -323,3 +356,17 @@ def test_parameters_may_change_between_solves():
                     fresh.set_field(place, np.full(array.size, p))
                     expected = npde.solve(fresh, 1.0, t=(0, 1), dt=0.01, scheme=scheme, rescue=None).values
                     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["fd", "fem"])
+@pytest.mark.parametrize("inertia", [0.0, 1.0])
+def test_a_solve_takes_over_the_solver_of_the_one_before(method, inertia, monkeypatch):
+    """But not its tolerance, as of a state at rest, whose own size sets none."""
+    made, make = [], Newton._make_snes
+    monkeypatch.setattr(Newton, "_make_snes", lambda solver: (made.append(solver), make(solver)))
+    eq = npde.NPDE(flux=lambda u, x, t: ufl.grad(u), source=lambda u, x, t: 1e-6 * x[0], inertia=inertia)
+    problem = discretise(method, eq, [npde.Dirichlet(0.0)])
+    first = npde.solve(problem, 0.0, t=(0, 0.2), dt=0.1, rescue=None).values
+    npde.solve(problem, lambda x: 1e8 * np.sin(np.pi * x[0]), t=(0, 0.2), dt=0.1, rescue=None)
+    np.testing.assert_allclose(npde.solve(problem, 0.0, t=(0, 0.2), dt=0.1, rescue=None).values, first, rtol=1e-9)
+    assert len(made) == 1

@@ -581,7 +581,7 @@ class FD(Semidiscrete):
         m, layout = self.components, self.layout
         with alike(self.comm):
             if self.equation.is_complex:
-                flat = self._complex_values(u0)
+                flat = self._complex_values(label, u0)
             elif isinstance(u0, GridFunction):
                 flat, other = u0.values.copy(), u0.layout
                 if (other.start, other.end, u0.components) != (layout.start, layout.end, m):
@@ -603,7 +603,7 @@ class FD(Semidiscrete):
             finite(label, flat)
         return flat
 
-    def _complex_values(self, u0: Any) -> Array:
+    def _complex_values(self, label: str, u0: Any) -> Array:
         """Real pairs of a complex state from what a user gives."""
         m, layout = self.equation.components, self.layout
         if isinstance(u0, GridFunction):
@@ -611,7 +611,7 @@ class FD(Semidiscrete):
             of_pairs = not np.iscomplexobj(u0.values) and u0.components == self.components
             if (other.start, other.end) != (layout.start, layout.end) or not (of_pairs or u0.components == m):
                 raise ValueError(
-                    f"u0: a grid function of {u0.components} components on {other.points} points given; {m} "
+                    f"{label}: a grid function of {u0.components} components on {other.points} points given; {m} "
                     f"components on {layout.points} points, spread alike over the ranks, allowed"
                 )
             return u0.values.copy() if of_pairs else u0.values.astype(np.complex128).view(np.float64)
@@ -625,8 +625,8 @@ class FD(Semidiscrete):
                 layout.local,
             }
         ):
-            u0 = layout.slice_global(np.asarray(u0, dtype=np.complex128), "u0", m)
-        return complex_values("u0", u0, layout.coordinates(), self.equation.shape)
+            u0 = layout.slice_global(np.asarray(u0, dtype=np.complex128), label, m)
+        return complex_values(label, u0, layout.coordinates(), self.equation.shape)
 
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:

@@ -562,17 +562,17 @@ class FEM(Semidiscrete):
         if isinstance(u0, Initial):
             return self.interpolate(u0.value, t)
         if self.equation.is_complex:
-            return self._complex_values(u0, label)
+            return self._complex_values(label, u0)
         return self._values(label, u0, self.space)[: self.n_owned].copy()
 
-    def _complex_values(self, u0: Any, label: str) -> Array:
+    def _complex_values(self, label: str, u0: Any) -> Array:
         """Values of a complex state from what a user gives: complex numbers, or a function in the space given."""
         if isinstance(u0, fem.Function) and u0.function_space.value_shape == self.space.value_shape:
             return self._values(label, u0, self.space)[: self.n_owned].copy()
         if isinstance(u0, fem.Function):
             values = self._values_of_function(label, u0, self.given_space)[: self.n_owned // 2]
             with alike(self.comm):
-                finite("u0", values)
+                finite(label, values)
             return values.astype(np.complex128).view(np.float64)
         x = self.coordinates().T
         with alike(self.comm):
@@ -808,12 +808,12 @@ class FEM(Semidiscrete):
 
     def _check_invertible(self, term: Term) -> None:
         """Raise ValueError if damping or inertia cannot be inverted at some cell's midpoint, or node if lumped."""
-        b = self._at_cells[term](self._cells())
+        b, mass = self._at_cells[term](self._cells()), self._mass(term)
         singular = np.any((np.linalg.det(b) if b.ndim > 1 else b) == 0)
-        if not singular and isinstance(mass := self._mass(term), Diagonal):
+        if isinstance(mass, Diagonal):
             zero = mass.entries == 0
             zero[self.constrained] = False
-            singular = zero.any()
+            singular |= zero.any()
         if self.comm.allreduce(bool(singular), op=MPI.LOR):
             raise Refused(SINGULAR[term])
         self._invertible.add(term)

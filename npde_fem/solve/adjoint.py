@@ -4,8 +4,9 @@ A stage of a scheme (see :mod:`npde_fem.solve.schemes`) is, on the free dofs,
 
     M (U_i - sum_j a_ij U_j) = dt (b_i R_E(U_{i-1}) + d_i R_I(U_{i-1}) + g_i R_I(U_i)),
 
-and ``U_i = g(t_i; theta)`` on the constrained ones. Let s_i be the derivative of the functional by U_i through all that
-comes after. Walking back, each stage has one linear solve with the transpose of its matrix, on the free dofs,
+and ``U_i = g(t_i; theta)`` (or a mean of such) on the constrained ones. Let s_i be the derivative of the functional by
+U_i through all that comes after. Walking back, each stage has one linear solve with the transpose of its matrix, on the
+free dofs,
 
     (M - dt g_i R_I'(U_i))^T lambda_i = s_i,      mu_i = s_i - (M - dt g_i R_I'(U_i))^T lambda_i,
 
@@ -26,7 +27,7 @@ problem is one stage with M = 0 and dt g = 1. The sweep through steps of Newmark
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -133,13 +134,15 @@ class Sweep(ABC):
         if self._orders == 2:
             self._of.lin.collect_second(term, adjoint[0])
 
-    def _collect_nodal(self, nodal: Nodal | None, t: float, adjoint: Array) -> None:
-        """Collect the sensitivities of nodal data, if there is any that a control enters."""
+    def _collect_nodal(self, nodal: Nodal | None, times: Sequence[float], adjoint: Array) -> None:
+        """Collect the sensitivities of nodal data, its mean over some times, if there is any that a control enters."""
         if nodal is None:
             return
-        nodal.collect(t, adjoint[-1])
-        if self._orders == 2:
-            nodal.collect_second(t, adjoint[0])
+        share = adjoint if len(times) == 1 else adjoint / len(times)
+        for t in times:
+            nodal.collect(t, share[-1])
+            if self._orders == 2:
+                nodal.collect_second(t, share[0])
 
 
 class StageSweep(Sweep):
@@ -167,13 +170,13 @@ class StageSweep(Sweep):
         sources[:-1] = 0.0
         sources[-1] = self._carried
         for i, stage in reversed(list(enumerate(of.stages))):
-            now, w = t + stage.at * dt, dt * stage.implicit
+            now, times, w = t + stage.at * dt, stage.data_times(t, dt), dt * stage.implicit
             if stage.flow:
-                self._use_later(now, stages[:, i + 1], sources[i + 1])
+                self._use_later(now, times, stages[:, i + 1], sources[i + 1])
                 self._flow(t + stage.since * dt, dt * stage.flow, stages[:, i], sources[i + 1], sources[i])
                 continue
             if stage.is_combination:
-                self._use_later(now, stages[:, i + 1], sources[i + 1])
+                self._use_later(now, times, stages[:, i + 1], sources[i + 1])
                 for j, weight in enumerate(stage.combine):
                     np.multiply(sources[i + 1], weight, out=self._weighted)
                     sources[j] += self._weighted
@@ -186,7 +189,7 @@ class StageSweep(Sweep):
             self._collect_rates(adjoint, w)
             mass = self._mass_transposed(adjoint)
             if of.lin.prescribed() is not None:
-                self._collect_prescribed(now, sources[i + 1], adjoint, w)
+                self._collect_prescribed(times, sources[i + 1], adjoint, w)
             if of.lin.with_damping:
                 self._collect_mass(now, stage, stages[:, : i + 2], adjoint)
             for j, weight in enumerate(stage.combine[: i + 1]):
@@ -198,7 +201,7 @@ class StageSweep(Sweep):
         self._carried[:] = sources[0]
         self._steps_back += 1
 
-    def _use_later(self, now: float, state: Array, source: Array) -> None:
+    def _use_later(self, now: float, times: Sequence[float], state: Array, source: Array) -> None:
         """Finish the source at a stage without a solve; what is left of it on the constrained dofs is the data's."""
         of = self._of
         if any(self._later_weights):
@@ -206,7 +209,7 @@ class StageSweep(Sweep):
             self._pull_later(source, 0.0)
             self._collect_rates(np.zeros_like(source), 0.0)
             self._later_weights = (0.0, 0.0)
-        self._collect_nodal(of.lin.prescribed(), now, source)
+        self._collect_nodal(of.lin.prescribed(), times, source)
         source[:, of.problem.constrained] = 0.0
 
     def _flow(self, since: float, step: float, state: Array, after: Array, before: Array) -> None:
@@ -300,12 +303,12 @@ class StageSweep(Sweep):
             mass[1] += self._work
         return mass
 
-    def _collect_prescribed(self, t: float, source: Array, adjoint: Array, w: float) -> None:
+    def _collect_prescribed(self, times: Sequence[float], source: Array, adjoint: Array, w: float) -> None:
         """Collect the sensitivities of Dirichlet data: mu = s - (M - w R')^T lambda on the constrained dofs."""
         mu = np.subtract(source, self._later_mass, out=self._mu)
         if w:
             self._pull(self._of.scheme.implicit_part, adjoint, w, mu)
-        self._collect_nodal(self._of.lin.prescribed(), t, mu)
+        self._collect_nodal(self._of.lin.prescribed(), times, mu)
 
     def _collect_mass(self, t: float, stage: Stage, stages: Array, adjoint: Array) -> None:
         """Collect the sensitivities of the damping, by M_theta (U_i - sum_j a_ij U_j)."""
@@ -322,7 +325,7 @@ class StageSweep(Sweep):
             of.place(t, *start)
             self._pull_later(carried, 0.0)
             self._collect_rates(np.zeros_like(carried), 0.0)
-        self._collect_nodal(lin.prescribed(), t, carried)
+        self._collect_nodal(lin.prescribed(), [t], carried)
         carried[:, constrained] = 0.0
-        self._collect_nodal(of.initial, t, carried)
+        self._collect_nodal(of.initial, [t], carried)
         return Derivative(lin.gradient(), carried[-1].copy())

@@ -126,8 +126,6 @@ class Lent(ABC):
     ----------
     problem
         The problem.
-    what
-        What else solvers of this kind differ by: the further arguments of its making.
 
     Attributes
     ----------
@@ -135,19 +133,25 @@ class Lent(ABC):
         Whether LU has taken the place of the iterative method.
     """
 
-    def __init__(self, problem: Semidiscrete, *what: Hashable) -> None:
+    def __init__(self, problem: Semidiscrete) -> None:
         self.problem, self.direct = problem, False
-        self._key = (type(self), *what, options_now())
+        self._key: tuple[Hashable, ...] = ()
 
     @classmethod
     def borrow(cls, problem: Semidiscrete, *what: Any) -> Self:
-        """Return a solver that was given back, as good as new, or make one (collective)."""
-        kept = problem.solvers.pop((cls, *what, options_now()), None)
+        """Return a solver that was given back, as good as new, or make one (collective).
+
+        ``what`` are the further arguments of its making, by which solvers of this kind differ.
+        """
+        key = (cls, *what, options_now())
+        kept = problem.solvers.pop(key, None)
         if kept is None:
             PETSc.garbage_cleanup(problem.comm)
-            return cls(problem, *what)
-        kept.problem = problem
-        kept.forget()
+            kept = cls(problem, *what)
+            kept._key = key
+        else:
+            kept.problem = problem
+            kept.forget()
         return kept
 
     def give_back(self) -> None:
@@ -184,7 +188,7 @@ class LinearSolver(Lent):
     """
 
     def __init__(self, problem: Semidiscrete, part: Part, preconditioner: ShiftedLaplacian | None = None) -> None:
-        super().__init__(problem, part, preconditioner)
+        super().__init__(problem)
         self.part = part
         self._with_state, self._with_time = problem.varies(part)
         self._shifted = None if preconditioner is None else preconditioner.of(problem)

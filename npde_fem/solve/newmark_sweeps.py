@@ -118,7 +118,7 @@ class NewmarkTangent(Tangent):
         self._change[:] = row[2]
         row[2] = 0.0
         for order, part in enumerate(row):
-            self._prescribe(t, part, order)
+            self._prescribe([t], part, order)
         right[:] = 0.0
         for k in _terms(of):
             of.place(t, values[k], row[k])
@@ -187,7 +187,7 @@ class NewmarkSweep(Sweep):
             of.place(t, *row[:, k])
             self._collect(_TERMS[k], self._weighted)
         for order, part in enumerate(carried.swapaxes(0, 1)):
-            self._collect_nodal(of.lin.prescribed(order), t, part)
+            self._collect_nodal(of.lin.prescribed(order), [t], part)
         carried[:, :, constrained] = 0.0
 
     def _pull(self, t: float, row: Array, order: int = 0, *, second: bool = False) -> None:
@@ -217,6 +217,6 @@ class NewmarkSweep(Sweep):
         of, n, t = self._of, self._of.problem.n_owned, self._of.steps[0][0]
         self._balance(t, start, 0.0, 0.0)
         u, v = self._carried[:, :n], self._carried[:, n : 2 * n]
-        self._collect_nodal(of.initial, t, u)
-        self._collect_nodal(of.initial_velocity, t, v)
+        self._collect_nodal(of.initial, [t], u)
+        self._collect_nodal(of.initial_velocity, [t], v)
         return Derivative(of.lin.gradient(), u[-1].copy(), v[-1].copy())

@@ -61,7 +61,7 @@ class Newton(Lent):
         stationary: bool = False,
         preconditioner: ShiftedLaplacian | None = None,
     ) -> None:
-        super().__init__(problem, part, stationary, preconditioner)
+        super().__init__(problem)
         self.part, self.stationary = part, stationary
         self._with_state, self._with_time = problem.varies(part)
         self._shifted = None if preconditioner is None else preconditioner.of(problem)
@@ -264,17 +264,11 @@ class Newton(Lent):
         if not self._configured:
             self._assemble(guess)
             self._configure()
-        if scale > 0:
-            floor = self._rtol * scale
-            if self._set_snes_atol:
-                self.snes.setTolerances(atol=floor)
-            if self._set_ksp_atol:
-                self.snes.ksp.setTolerances(atol=0.5 * floor)
-        elif self.stationary:
-            if self._set_snes_atol:
-                self.snes.setTolerances(atol=_TINY)
-            if self._set_ksp_atol:
-                self.snes.ksp.setTolerances(atol=_TINY)
+        floor = self._rtol * scale if scale > 0 or not self.stationary else _TINY
+        if self._set_snes_atol:
+            self.snes.setTolerances(atol=floor)
+        if self._set_ksp_atol:
+            self.snes.ksp.setTolerances(atol=0.5 * floor)
         converged = self._run()
         if (
             not converged

@@ -48,7 +48,8 @@ __all__ = [
 class Stage:
     """One stage: its time ``at`` in steps, a_ij (combine), b_i (explicit), d_i (lagged), g_i (implicit).
 
-    With ``flow`` it is the flow over so many steps, begun at ``since``, of the stage before instead.
+    With ``flow`` it is the flow over so many steps, begun at ``since``, of the stage before instead. Constrained dofs
+    have the data at its time, or, with ``data``, the mean of the data at these times in steps.
     """
 
     at: float
@@ -58,6 +59,11 @@ class Stage:
     implicit: float = 0.0
     flow: float = 0.0
     since: float = 0.0
+    data: tuple[float, ...] = ()
+
+    def data_times(self, t: float, dt: float) -> list[float]:
+        """Return when, in a step from ``t``, the data is taken whose mean the constrained dofs have."""
+        return [t + at * dt for at in self.data or (self.at,)]
 
     @property
     def is_combination(self) -> bool:
@@ -160,8 +166,12 @@ def ImplicitMidpoint() -> Scheme:
 
     It conserves every quadratic invariant, so the norm of nonlinear Schroedinger equations too (Hairer, Lubich and
     Wanner 2006, Geometric Numerical Integration, theorem IV.2.1), as Crank-Nicolson does of linear ones.
+
+    Half-way, Dirichlet data is the mean of that at both ends. So the continuation leads to the data at the end, as a
+    mass matrix needs that couples others to it; data of the time half-way would make the scheme one of order 1.
     """
-    return Scheme("implicit-midpoint", 2, (Stage(0.5, (1.0,), implicit=0.5), Stage(1.0, (-1.0, 2.0))))
+    half = Stage(0.5, (1.0,), implicit=0.5, data=(0.0, 1.0))
+    return Scheme("implicit-midpoint", 2, (half, Stage(1.0, (-1.0, 2.0))))
 
 
 def SDIRK2() -> Scheme:
@@ -206,6 +216,9 @@ def Strang() -> Scheme:
     Strang 1968, SIAM J. Numer. Anal. 5, eq. 4.3. The equation needs a flow (``NPDE(flow=...)``). For Schroedinger's
     equation each part conserves the norm, that of the nodal values in the flow, so FD conserves it to round-off. The
     matrix of the flux is constant in time where the flux is linear, however nonlinear the source.
+
+    The flow moves the free dofs only. Where it would move Dirichlet data too (zero is left alone by most), errors near
+    the boundary grow: in time to those of an order below 2, on meshes in space to those of degree 1.
     """
     return Scheme(
         "strang",

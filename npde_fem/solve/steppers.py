@@ -133,14 +133,20 @@ class ImplicitStepper:
         self._last_dt = 0.0
 
     def start(self, t: float, row: Array) -> None:
-        self._put(row, t, self._u[0])
+        np.copyto(self._u[0], row)
+        self._prescribe([t], self._u[0])
         self._steps_known.clear()
 
-    def _put(self, values: Array, t: float, out: Array) -> None:
-        """Copy values into ``out``, with the data at time ``t`` on the constrained dofs."""
-        self.problem.load(values, self._state)
-        self.problem.constrain(t, self._state)
-        self.problem.store(self._state, out)
+    def _prescribe(self, times: Sequence[float], values: Array) -> None:
+        """Put the mean of the data at some times on the constrained dofs."""
+        problem, c = self.problem, self.problem.constrained
+        problem.prescribe(times[0], values)
+        for t in times[1:]:
+            others = values[c]
+            problem.prescribe(t, values)
+            values[c] += others
+        if len(times) > 1:
+            values[c] /= len(times)
 
     @property
     def assembly_seconds(self) -> float:
@@ -177,15 +183,17 @@ class ImplicitStepper:
         self._last_dt = dt
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
+            times = stage.data_times(t, dt)
             if stage.flow:
-                problem.load(self._u[i], self._state)
-                problem.flow(t + stage.since * dt, stage.flow * dt, self._state, self._u[i + 1])
-                self._put(self._u[i + 1], now, self._u[i + 1])
+                if not self._flow(t + stage.since * dt, stage.flow * dt, self._u[i], self._u[i + 1]):
+                    return False
+                self._prescribe(times, self._u[i + 1])
                 before = now
                 continue
             base = combine(stage.combine, self._u, self._base, self._work)
             if stage.is_combination:
-                self._put(base, now, self._u[i + 1])
+                np.copyto(self._u[i + 1], base)
+                self._prescribe(times, self._u[i + 1])
                 before = now
                 continue
             problem.mass_times(base, self._b)
@@ -199,7 +207,7 @@ class ImplicitStepper:
                 np.multiply(newton.rate, dt * stage.lagged, out=self._work)
                 self._b += self._work
             self._extrapolate(stage.at, dt)
-            self._put(self._guess, now, self._guess)
+            self._prescribe(times, self._guess)
             if not newton.solve(now, self._b, dt * stage.implicit, self._guess, scale):
                 reason = newton.snes.getConvergedReason()
                 self.failure = (
@@ -210,6 +218,15 @@ class ImplicitStepper:
             self._u[i + 1][:] = newton.found
             before = now
         return True
+
+    def _flow(self, since: float, step: float, values: Array, out: Array) -> bool:
+        """Write the flow of a state into ``out``; return whether it is finite, alike on all ranks."""
+        self.problem.load(values, self._state)
+        self.problem.flow(since, step, self._state, out)
+        good = bool(self.problem.comm.allreduce(np.isfinite(out.sum()), op=MPI.LAND))
+        if not good:
+            self.failure = "the flow became NaN or infinite"
+        return good
 
     def accept(self) -> None:
         self._previous[1], self._previous[0] = self._previous[0], self._previous[1]

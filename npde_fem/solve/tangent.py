@@ -6,13 +6,14 @@ The tangent V of a stage (see :mod:`npde_fem.solve.schemes`) solves, on the free
                                  + dt (b_i R_E,theta + d_i R_I,theta + g_i R_I,theta) delta
                                  - M_theta delta (U_i - sum_j a_ij U_j),
 
-and is ``g_theta(t_i) delta`` on the constrained ones. That of Newmark's family is in
+and is ``g_theta(t_i) delta`` (or a mean of such) on the constrained ones. That of Newmark's family is in
 :mod:`npde_fem.solve.newmark_sweeps`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -90,14 +91,14 @@ class Tangent(March, ABC):
             data.tangent(self._of.steps[0][0], self._work)
             v += self._work
 
-    def _prescribe(self, t: float, v: Array, order: int = 0) -> None:
-        """Set the constrained dofs of the tangent of a state, or of its time derivatives, at a time."""
-        nodal = self._of.lin.prescribed(order)
-        if nodal is None:
-            v[self._of.problem.constrained] = 0.0
-        else:
-            nodal.tangent(t, self._work)
-            v[self._of.problem.constrained] = self._work[self._of.problem.constrained]
+    def _prescribe(self, times: Sequence[float], v: Array, order: int = 0) -> None:
+        """Set the constrained dofs of the tangent of a state, or of its time derivatives: the mean over some times."""
+        nodal, c = self._of.lin.prescribed(order), self._of.problem.constrained
+        v[c] = 0.0
+        if nodal is not None:
+            for t in times:
+                nodal.tangent(t, self._work)
+                v[c] += self._work[c] / len(times)
 
     def start(self, step: int, state: Array) -> None:
         self._forward.start(step, state[:1])
@@ -116,7 +117,7 @@ class StageTangent(Tangent):
     def beginning(self, initial: Array | None, velocity: Array | None) -> Array:
         of, v = self._of, np.zeros(self._of.problem.n_owned)
         self._initial(of.initial, initial, v)
-        self._prescribe(of.steps[0][0], v)
+        self._prescribe([of.steps[0][0]], v)
         return np.stack([of.start_values, v])
 
     def step(self, step: int, stages: Array) -> None:
@@ -127,18 +128,18 @@ class StageTangent(Tangent):
         v[0] = self._v
         before = t
         for i, stage in enumerate(of.stages):
-            now = t + stage.at * dt
+            now, times = t + stage.at * dt, stage.data_times(t, dt)
             if stage.flow:
                 of.place(t + stage.since * dt, u[i], v[i], step=stage.flow * dt)
                 lin.tangent("flow", v[i + 1])
                 v[i + 1] /= problem.nodal_weights
-                self._prescribe(now, v[i + 1])
+                self._prescribe(times, v[i + 1])
                 before = now
                 continue
             moved = combine(stage.combine, v, self._sum, work)
             if stage.is_combination:
                 v[i + 1] = moved
-                self._prescribe(now, v[i + 1])
+                self._prescribe(times, v[i + 1])
                 before = now
                 continue
             problem.mass_times(moved, right)
@@ -151,7 +152,7 @@ class StageTangent(Tangent):
                         work *= dt * weight
                         right += work
             fixed[:] = 0.0
-            self._prescribe(now, fixed)
+            self._prescribe(times, fixed)
             w = dt * stage.implicit
             if w:
                 of.place(now, u[i + 1], fixed)
