@@ -27,6 +27,11 @@ demo: install ## run the demos; their pictures go to figures/
 	$(BIN)/python demos/glioma.py --output figures
 	$(BIN)/python demos/scratch_assay.py --output figures
 	$(BIN)/python demos/gray_scott.py --output figures
+	$(BIN)/python demos/tunnelling.py --output figures
+	$(BIN)/python demos/double_slit.py --output figures
+	$(BIN)/python demos/lens.py --output figures
+	$(BIN)/python demos/inverse_design.py --output figures
+	$(BIN)/python demos/waves.py --output figures
 
 test: lint ## check the sources, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -1,7 +1,7 @@
 """A beam of light through a lens whose index varies: the paraxial equation against the whole of Helmholtz'.
 
     python demos/lens.py
-    mpirun -n 2 python demos/lens.py --waist 2 --lens 12
+    mpirun -n 2 python demos/lens.py --waist 2
 
 In a slab of graded index, n^2 = 1 - a^2 x^2, light is slower in the middle, so that beams bend inwards: a lens with
 flat faces, which are blurred a little here, lest they reflect. All lengths are in wavelengths, k = 2 pi. A beam along
@@ -111,6 +111,10 @@ raster = np.linspace(0, end, 241), np.linspace(-half, half, 201)
 
 def beams(w0):
     """Each method's wave at the raster, shape (z, x), and its seconds."""
+
+    def gaussian(y):
+        return np.exp(-(y[0] ** 2) / w0**2)
+
     waist.value = w0
     z, x = raster[0] * w0**2, raster[1] * w0
     problem = in_the_plane(w0)
@@ -120,8 +124,7 @@ def beams(w0):
     found, seconds = {"Helmholtz": waves.reshape(z.size, x.size)}, {"Helmholtz": solution.seconds}
     for name, march in on_the_line(w0).items():
         steps = (1 if arguments.quick else 2) * (z.size - 1)
-        start = lambda y: np.exp(-(y[0] ** 2) / w0**2)  # noqa: E731
-        solution = npde.solve(march, start, (0, z[-1]), z[-1] / steps, npde.Strang(), observe=z)
+        solution = npde.solve(march, gaussian, (0, z[-1]), z[-1] / steps, npde.Strang(), observe=z)
         probe = npde.Probe(march, x)
         envelope = np.array([probe.apply(values).view(complex).ravel() for values in solution.states])
         found[name], seconds[name] = envelope * np.exp(1j * k * z)[:, None], solution.seconds

@@ -7,9 +7,9 @@ A particle of mass 1 (hbar = 1) is a packet of waves psi(x, y, t), and |psi|^2 i
 
     i psi_t = -1/2 lap psi + V(x) psi,     V(x) = V0 / cosh^2(x / a).
 
-A wall of height V0 stands along x = 0. A ball would need the energy V0 to get across it. The packet has less, and yet a
-part of it comes out on the other side. How much of a plane wave of momentum k does is known exactly (Landau and
-Lifshitz 1977, Quantum Mechanics, section 25, problem 4; it is Eckart's barrier):
+A wall of height V0 stands along x = 0. A ball would need the energy V0 to get across it. The packet has less in the
+mean, and yet a part of it comes out on the other side. How much of a plane wave of momentum k does is known exactly
+(Landau and Lifshitz 1977, Quantum Mechanics, section 25, problem 4; it is Eckart's barrier):
 
     T(k) = sinh^2(pi k a) / (sinh^2(pi k a) + cosh^2(pi/2 sqrt(8 V0 a^2 - 1))).
 
@@ -17,7 +17,9 @@ A Gaussian packet whose |psi|^2 is s wide holds momenta k0 +- 1/(2 s), so its ch
 a Gaussian. The packet comes in at an angle; its motion along the wall is free and changes nothing in that.
 
 The same equation, written once in complex notation, is solved twice: by FD with Strang's splitting, whose flow of the
-potential is exact, and by FEM of degree two with Crank-Nicolson. Both conserve the norm, which is 1, to round-off.
+potential is exact, and by FEM of degree two with Crank-Nicolson. Both conserve the norm, which is 1, to round-off. On
+as many unknowns FEM finds T to three digits. FD, of order two, makes the waves a little too slow, and T by a thirtieth
+too small; half the spacing leaves a quarter of that.
 """
 
 import argparse
@@ -135,7 +137,7 @@ if comm.rank == 0:
 
     look = {"origin": "lower", "extent": (lower[0], upper[0], lower[1], upper[1]), "interpolation": "bilinear"}
     shown = [0, len(times) // 2, len(times) - 1]
-    figure = plt.figure(figsize=(12.6, 8.2), layout="constrained")
+    figure = plt.figure(figsize=(12.6, 7.8), layout="constrained")
     grid = figure.add_gridspec(3, 6, height_ratios=(1, 1, 1))
     for row, (name, film) in enumerate(films.items()):
         for column, k in enumerate(shown):

@@ -18,18 +18,9 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
-from npde_fem.equation import (
-    NPDE,
-    Absorbing,
-    ComplexParameter,
-    Dirichlet,
-    Flux,
-    Initial,
-    Parameter,
-    Periodic,
-    Robin,
-    manufactured,
-)
+from npde_fem.boundary import Absorbing, Dirichlet, Flux, Periodic, Robin
+from npde_fem.equation import NPDE, Initial, manufactured
+from npde_fem.parameter import ComplexParameter, Parameter
 from npde_fem.optimize import (
     H1,
     L2,

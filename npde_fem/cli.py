@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem
-from npde_fem import SolveError, assay, brain, cases, comparison
+from npde_fem import SolveError, assay, brain, cases, comparison, resolution
 from npde_fem.datasets import SCRATCH_ASSAY_SHA256, ScratchAssay, read_scratch_assay, scratch_assay
 from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="solve by FD and FEM, print errors, orders and cost",
         description="Solve a problem with known solution by finite differences and finite elements, and print error,\n"
-        "observed order and cost of each. For glioma, without known solution: the difference of the two methods.",
+        "observed order and cost of each, and what the equation conserves. For helmholtz in 2D also the points a\n"
+        "wavelength that 1 % needs (drawn as FILE-resolution). For glioma: the difference of the two methods.",
         epilog=_listing({**{n: k.summary for n, k in cases.KNOWN.items()}, "glioma": _GLIOMA}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -261,10 +262,17 @@ def _compare(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         comm=comm,
         report=lambda row: say(comm, comparison.table([row], head=False, conserved=conserved)),
     )
+    tables: dict[str, Any] = {}
+    if (case.name, dim) == ("helmholtz", 2):
+        tables["resolution"] = resolution.points_needed(comm=comm)
+        say(comm, "\nwhat an error of 1 % needs\n" + resolution.resolution_table(tables["resolution"]))
     if arguments.json:
-        comparison.write_json(rows, arguments.json, comm)
+        comparison.write_json(rows, arguments.json, comm, **tables)
     if arguments.plot:
         comparison.draw_orders(rows, f"{arguments.equation}, {dim}D", arguments.plot, comm)
+        if tables:
+            plot = Path(arguments.plot)
+            resolution.draw_resolutions(tables["resolution"], plot.with_stem(f"{plot.stem}-resolution"), comm)
 
 
 def _compare_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
@@ -360,15 +368,15 @@ def _solve(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         names = ", ".join(name for name, given in idle.items() if given is not None)
         raise ValueError(f"{names}: not for {case.name} by {arguments.method}")
     dim = case.dimension(arguments.dim)
+    scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
     problem, posed = cases.discretise(
-        case, arguments.method, comm, dim, arguments.cells or 64, arguments.degree, arguments.cell
+        case, arguments.method, comm, dim, arguments.cells or 64, arguments.degree, arguments.cell, scheme
     )
     _set_parameters(problem, arguments.set)
     options: dict[str, Any] = {}
     frames: list[float] = [0.0]
     if not problem.stationary:
         end = arguments.end or case.end or 1.0
-        scheme = scheme_named(arguments.scheme or ("sdirk2" if arguments.adaptive else case.scheme))
         dt: Any
         if arguments.adaptive:
             dt, frames = Adaptive(rtol=arguments.adaptive), np.linspace(0.0, end, _frames(arguments)).tolist()

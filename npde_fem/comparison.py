@@ -11,7 +11,7 @@ from math import ceil, log
 from pathlib import Path
 from typing import Any, TypedDict
 
-from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise
+from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise, velocity_of
 from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
 from npde_fem.solve import Newmark, Scheme, Solution, scheme_named, solve, stable_step
@@ -108,7 +108,7 @@ def compare(
     for method, degree in [(m, d) for m in methods for d in (degrees if m == "fem" else (1,))]:
         before: Row | None = None
         for count in cells:
-            row = _solve_one(case, scheme, method, degree, dim, count, cell, comm)
+            row = _solve_one(case, scheme, method, degree, dim, count, cell, comm, before)
             if before is not None and row["error_l2"] > 0:
                 row["order"] = log(before["error_l2"] / row["error_l2"]) / log(row["cells"] / before["cells"])
             rows.append(row)
@@ -127,18 +127,24 @@ def _solve_one(
     cells: int,
     cell: str | None,
     comm: MPI.Comm,
+    before: Row | None,
 ) -> Row:
     gc.collect()
     memory = _memory()
-    problem, posed = discretise(case, method, comm, dim, cells, degree, cell)
+    problem, posed = discretise(case, method, comm, dim, cells, degree, cell, scheme)
     exact = posed.exact
     assert exact is not None
     arguments: dict[str, Any] = {"progress": is_terminal(comm), "rescue": None}
     end = 0.0
     start = problem.interpolate(exact, 0.0)
+    if problem.second_order:
+        arguments["velocity"] = problem.interpolate(velocity_of(exact), 0.0)
     if case.end is not None:
         end = case.end
-        steps = ceil(case.end / case.step * (cells / 16) ** ((degree + 1) / scheme.order) * (1 - 1e-12))
+        power = (degree + 1) / scheme.order
+        steps = ceil(case.end / case.step * (cells / 16) ** power * (1 - 1e-12))
+        if before is not None:
+            steps = max(steps, ceil(before["steps"] * (cells / before["cells"]) ** power * (1 - 1e-12)))
         if scheme.is_explicit:
             problem.update()
             steps = max(steps, ceil(1.2 * case.end / stable_step(problem, scheme, 0.0, start)))
@@ -205,14 +211,17 @@ def table(rows: Sequence[Row], head: bool = True, conserved: Sequence[str] = ())
     return "\n".join(lines)
 
 
-def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm) -> None:
-    """Write ``{"rows": [...]}`` on rank 0, whole or not at all (collective)."""
+def write_json(rows: Sequence[Any], path: str | os.PathLike, comm: MPI.Comm, **tables: Sequence[Any]) -> None:
+    """Write ``{"rows": [...]}``, and other tables beside it, on rank 0, whole or not at all (collective)."""
 
     def write() -> None:
         target = Path(path)
         aside = target.with_name(f".{target.name}.part")
-        clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-        aside.write_text(json.dumps({"rows": clean}, indent=2) + "\n")
+        clean = {
+            name: [{k: None if v != v else v for k, v in row.items()} for row in part]
+            for name, part in ({"rows": rows} | tables).items()
+        }
+        aside.write_text(json.dumps(clean, indent=2) + "\n")
         aside.replace(target)
 
     on_root(comm, write)

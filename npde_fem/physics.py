@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from npde_fem.equation import NPDE, ComplexParameter, call
+from npde_fem.equation import NPDE, call
+from npde_fem.parameter import ComplexParameter
 from npde_fem.pml import PML
 
 import numpy as np
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 Coefficient = Any
-"""A number, matrix, :class:`~npde_fem.equation.Parameter`, or callable ``(x, t)`` in UFL."""
+"""A number, matrix, :class:`~npde_fem.Parameter`, or callable ``(x, t)`` in UFL."""
 
 
 def _at(coefficient: Coefficient, x: Any, t: Any) -> Any:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from math import ceil, cos, pi, radians, sin
 from typing import Any, TypedDict
 
+from npde_fem.boundary import Robin
 from npde_fem.discretize import FD, FEM, Grid
 from npde_fem.discretize.semidiscrete import Semidiscrete
-from npde_fem.equation import Robin
 from npde_fem.output import save_figure
 from npde_fem.parallel import on_root
 from npde_fem.physics import helmholtz

@@ -1346,3 +1346,77 @@ def comparison_of_an_unknown_case(kit: Kit) -> None:
 @case(ValueError, "schrodinger-soliton", "dim 3 given", "1 allowed", of=("fd",))
 def comparison_in_a_wrong_dimension(kit: Kit) -> None:
     npde.compare("schrodinger-soliton", 3, comm=kit.comm)
+
+
+# -- open domains ------------------------------------------------------------------------------------------------
+
+
+def _layered(kit: Kit, *layer: Any, **options: Any) -> npde.Solution:
+    return kit.solve(npde.physics.helmholtz(5.0, pml=npde.PML(*layer)), t=None, dt=None, observe=None, **options)
+
+
+@case(ValueError, "PML", "thickness", "negative")
+def layer_of_negative_thickness(kit: Kit) -> None:
+    _layered(kit, (0, 0), (1, 1), -0.1)
+
+
+@case(ValueError, "PML thicker than the domain", "axis 1", "1.2", "of its 1")
+def layers_that_meet(kit: Kit) -> None:
+    _layered(kit, (0, 0), (1, 1), (0.2, 0.6))
+
+
+@case(ValueError, "PML", "thickness", "pair")
+def layer_of_bad_shape(kit: Kit) -> None:
+    _layered(kit, (0, 0), (1, 1), (0.1, 0.1, 0.1))
+
+
+@case(TypeError, "PML", "lower", "numbers")
+def layer_of_text(kit: Kit) -> None:
+    _layered(kit, "here", (1, 1), 0.1)
+
+
+@case(ValueError, "PML", "reflection", "between 0 and 1")
+def layer_that_reflects_all(kit: Kit) -> None:
+    _layered(kit, (0, 0), (1, 1), 0.1, 1.0)
+
+
+@case(ValueError, "PML", "3 dimensions", "the domain has 2")
+def layer_of_another_dimension(kit: Kit) -> None:
+    _layered(kit, (0, 0, 0), (1, 1, 1), 0.1)
+
+
+@case(ValueError, "ShiftedLaplacian", "shift", "positive")
+def shift_that_is_negative(kit: Kit) -> None:
+    npde.ShiftedLaplacian(-0.5)
+
+
+@case(TypeError, "preconditioner", "ShiftedLaplacian", "'gamg'")
+def preconditioner_that_is_a_name(kit: Kit) -> None:
+    _layered(kit, (0, 0), (1, 1), 0.1, preconditioner="gamg")
+
+
+@case(ValueError, "preconditioner", "shifted sibling", "poisson")
+def preconditioner_of_an_equation_without_waves(kit: Kit) -> None:
+    shifted = npde.ShiftedLaplacian()
+    kit.solve(npde.physics.poisson(), bcs=[npde.Dirichlet(0.0)], t=None, dt=None, observe=None, preconditioner=shifted)
+
+
+@case(ValueError, "preconditioner", "stationary")
+def preconditioner_of_a_time_step(kit: Kit) -> None:
+    kit.solve(preconditioner=npde.ShiftedLaplacian())
+
+
+@case(UserWarning, "points a wavelength")
+def waves_that_the_mesh_does_not_resolve(kit: Kit) -> None:
+    kit.solve(npde.physics.helmholtz(50.0), bcs=[npde.Robin(-50j)], t=None, dt=None, observe=None)
+
+
+@case(ValueError, "sweep", "'q'", "['D']")
+def sweep_of_a_parameter_that_is_not_there(kit: Kit) -> None:
+    next(npde.sweep(kit.problem(npde.physics.poisson(npde.Parameter("D", 1.0))), npde.Parameter("q", 1.0), [1.0]))
+
+
+@case(ValueError, "sweep", "stationary")
+def sweep_of_time_steps(kit: Kit) -> None:
+    d = npde.Parameter("D", 1.0)
+    next(npde.sweep(kit.problem(npde.physics.heat(d)), d, [1.0]))

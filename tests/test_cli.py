@@ -9,6 +9,7 @@ from pathlib import Path
 import npde_fem as npde
 from npde_fem import cases
 from npde_fem.cli import main
+from npde_fem.resolution import points_needed
 
 import numpy as np
 import pytest
@@ -112,6 +113,19 @@ def test_compare_complex(tmp_path, capsys):
     assert "norm" in text.splitlines()[0] and "energy" in text.splitlines()[0]
     rows = rows_of(out)
     assert abs(rows[1]["changes"]["norm"]) < 1e-8 and rows[3]["order"] > 2.9
+
+
+def test_compare_helmholtz_tells_what_waves_need(tmp_path, capsys, monkeypatch):
+    found = points_needed(("fd", "P4"), wavelengths=2)
+    monkeypatch.setattr("npde_fem.resolution.points_needed", lambda comm: found)
+    out, plot = tmp_path / "rows.json", tmp_path / "h.png"
+    arguments = ["compare", "helmholtz", "--cells", "8", "--degree", "1", "--json", str(out), "--plot", str(plot)]
+    assert main(arguments) == 0
+    assert "points a wavelength" in capsys.readouterr().out
+    assert json.loads(out.read_text())["resolution"] == found
+    assert plot.exists() and (tmp_path / "h-resolution.png").exists()
+    assert main(["compare", "helmholtz", "--dim", "1", "--cells", "16", "--degree", "1"]) == 0
+    assert "points a wavelength" not in capsys.readouterr().out
 
 
 def test_solve_parameter_and_adaptive(capsys):

@@ -3,7 +3,7 @@
 import npde_fem as npde
 from npde_fem import complex_pairs
 from npde_fem.complex_pairs import Pair
-from npde_fem.equation import abstract_domain
+from npde_fem.parameter import abstract_domain
 
 import basix.ufl
 import dolfinx

@@ -138,6 +138,73 @@ def test_scratch_assay_demo_says_how_to_get_the_data(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def check_film(path):
+    """A GIF of several frames that is small enough to be shown on a page."""
+    data = path.read_bytes()
+    assert data.startswith(b"GIF89a")
+    assert data.count(b"\x21\xf9\x04") > 20  # graphic control extensions, one a frame
+    assert 50_000 < len(data) < 1_500_000
+
+
+def numbers(pattern, printed):
+    """The numbers that the groups of a pattern's first match hold; a percentage as a share."""
+    found = re.search(pattern, printed)
+    assert found, printed
+    return [float(value.rstrip("%")) / (100 if value.endswith("%") else 1) for value in found.groups()]
+
+
+def test_tunnelling_demo(tmp_path):
+    printed = run("tunnelling.py", "--quick", "--output", tmp_path, ranks=2)
+    check_picture(tmp_path / "tunnelling.png")
+    check_film(tmp_path / "tunnelling.gif")
+    (expected,) = numbers(r"by theory ([0-9.]+) of", printed)
+    fem, changed_fem = numbers(r"FEM, Crank.*tunnelled ([0-9.]+), norm changed by (\S+)", printed)
+    fd, changed_fd = numbers(r"FD, Strang.*tunnelled ([0-9.]+), norm changed by (\S+)", printed)
+    assert fem == pytest.approx(expected, rel=0.02) and fd == pytest.approx(expected, rel=0.2)
+    assert max(changed_fem, changed_fd) < 1e-12
+
+
+def test_double_slit_demo(tmp_path):
+    printed = run("double_slit.py", "--quick", "--output", tmp_path)
+    check_picture(tmp_path / "double_slit.png")
+    dark, fraunhofer = numbers(r"dark fringe at ([0-9.]+) degrees; Fraunhofer: ([0-9.]+)", printed)
+    assert dark == pytest.approx(fraunhofer, rel=0.06)
+    assert numbers(r"slope computed errs by ([0-9.]+%)", printed)[0] < 0.05
+    assert numbers(r"slope of the incoming wave errs by ([0-9.]+%)", printed)[0] < 0.15
+
+
+def test_lens_demo(tmp_path):
+    printed = run("lens.py", "--quick", "--output", tmp_path)
+    check_picture(tmp_path / "lens.png")
+    rows = re.findall(r"^[0-9.]+ +[0-9.]+ +\d+ .*%$", printed, re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        wave, helmholtz, fd, fem = (float(value) / 100 for value in re.findall(r"([0-9.]+)%", row))
+        assert wave < 0.12 and helmholtz < 0.18 and fd < 0.01 and fem < 0.01
+    assert 1.7 < numbers(r"error of u grows as the angle to the power ([0-9.]+)", printed)[0] < 2.6
+    computed, rays = numbers(r"focus .* at z = ([0-9.]+); rays ([0-9.]+)", printed)
+    assert computed == pytest.approx(rays, rel=0.06)
+
+
+@pytest.mark.parametrize(("method", "ranks"), [("fem", 2), ("fd", 1)])
+def test_inverse_design_demo(tmp_path, method, ranks):
+    printed = run("inverse_design.py", "--quick", "--method", method, "--output", tmp_path, ranks=ranks)
+    check_picture(tmp_path / "inverse_design.png")
+    assert min(numbers(r"Taylor test of the gradient: rates ([0-9.]+) and ([0-9.]+)", printed)) > 1.9
+    light, gain = numbers(r"air and material: ([0-9.]+), that is ([0-9.]+) times", printed)
+    assert light > 5 and gain > 4
+
+
+def test_waves_demo(tmp_path):
+    printed = run("waves.py", "--quick", "--output", tmp_path, ranks=2)
+    check_picture(tmp_path / "waves.png")
+    check_film(tmp_path / "waves.gif")
+    assert numbers(r"closed, the energy stays within (\S+)", printed)[0] < 0.01
+    for method in ("FEM", "FD"):
+        assert numbers(rf"{method}, open: .* energy in the end ([0-9.]+) of", printed)[0] < 0.01
+    assert numbers(r"FD differs from FEM by ([0-9.]+%) before", printed)[0] < 0.25
+
+
 # -------------------------------------------------------------------------------------------------- size of a tumour
 
 

@@ -64,7 +64,7 @@ def test_filter_damps_a_wave_as_it_should_and_keeps_the_total(kind):
     np.testing.assert_allclose(npde.solve(problem).values, 0.25, rtol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["fem", "fd"])
+@pytest.mark.parametrize("kind", [pytest.param("fem", marks=pytest.mark.real_scalars("dolfinx_adjoint")), "fd"])
 def test_derivatives_through_filter_projection_and_helmholtz(kind):
     density = npde.Parameter("rho", lambda x: 0.5 + 0.3 * np.sin(4 * x[0]) * np.cos(3 * x[1]), field=True)
     filtered = npde.Parameter("filtered", 0.5, field=True)

@@ -192,6 +192,50 @@ def test_equal_components_have_each_mode_twice():
     check(modes, np.repeat(exact, 3), 1e-10)
 
 
+@pytest.mark.parametrize("kind", ["fem", "fem lumped", "fd"])
+def test_frequencies_of_a_string(kind):
+    """+- i c k pi, of a lumped mass and of a grid with their own dispersion."""
+    c, equation = 3.0, npde.physics.wave(3.0)
+    if kind == "fd":
+        problem, n = npde.FD(equation, grid(41), EDGE), 40
+        exact = 2 * c * n * np.sin(np.pi * np.arange(1, 5) / (2 * n))
+    else:
+        mass = "lumped" if kind.endswith("lumped") else "consistent"
+        problem, exact = npde.FEM(equation, line(16), EDGE, mass=mass), c * np.pi * np.arange(1, 5)
+    modes = npde.eigenmodes(problem, 4)
+    np.testing.assert_allclose(modes.values, 1j * exact, rtol=1e-10 if kind == "fd" else 1e-6)
+    assert modes.modes.dtype == np.float64 and np.all(modes.residuals < 1e-9)
+    near = npde.eigenmodes(problem, 1, target=3.1j * c * np.pi)
+    np.testing.assert_allclose(near.values, modes.values[2:3], rtol=1e-9)
+
+
+def test_damped_waves():
+    """lambda^2 + b lambda + (c k pi)^2 = 0: one of two conjugates, or both of two real ones."""
+    c, b = 3.0, 20.0
+    modes = npde.eigenmodes(npde.FEM(npde.physics.wave(c, damping=b), line(12), EDGE), 4)
+    roots = [np.sqrt(complex((b / 2) ** 2 - (c * np.pi * k) ** 2)) for k in (1, 2, 3)]
+    exact = [-b / 2 + roots[0], -b / 2 - roots[0], -b / 2 + roots[1], -b / 2 + roots[2]]
+    np.testing.assert_allclose(modes.values, exact, rtol=1e-5)
+    assert np.all(modes.residuals < 1e-8)
+
+
+def test_waves_behind_walls_that_absorb_a_part():
+    """Walls of impedance c / 2 reflect a third: lambda = c (i k pi - log 3), and the constant mode."""
+    c = 3.0
+    modes = npde.eigenmodes(npde.FEM(npde.physics.wave(c), line(12), [npde.Absorbing(c / 2)]), 4)
+    exact = [0, *(c * (1j * k * np.pi - np.log(3)) for k in range(3))]
+    np.testing.assert_allclose(modes.values, exact, rtol=1e-6, atol=1e-8)
+    assert np.all(modes.residuals < 1e-8)
+
+
+def test_a_mixture_unmixes_at_its_known_rates():
+    """Cahn and Hilliard about c = 0, a singular M: lambda = k^2 (1 - eps^2 k^2), k^2 that of the grid."""
+    problem = npde.FD(npde.physics.cahn_hilliard(0.1), grid(41))
+    modes = npde.eigenmodes(problem, 4, at=(0.0, 0.0))
+    k2 = 6400 * np.sin(np.pi * np.arange(4) / 80) ** 2
+    np.testing.assert_allclose(modes.values, np.sort(k2 * (1 - 0.01 * k2))[::-1], rtol=1e-9, atol=1e-9)
+
+
 def test_excitations_of_a_condensate():
     """Linearised about sqrt(rho): Bogoliubov's frequencies sqrt(e (e + 2 g rho)) with e = k^2 / 2 of the grid."""
     g, rho, n = 3.0, 2.0, 16
@@ -319,7 +363,7 @@ def test_a_ground_state_is_stationary_in_time():
     problem = npde.FD(TRAP, grid(161, lower=-8.0, upper=8.0), EDGE)
     ground = npde.ground_state(problem, bump, tol=1e-9)
     solution = npde.solve(problem, ground.values, t=(0, 0.5), dt=0.01, scheme=npde.ImplicitMidpoint())
-    before, after = ground.u.values, solution.u.values
+    before, after = ground.values.view(np.complex128), solution.values.view(np.complex128)
     np.testing.assert_allclose(np.abs(after), np.abs(before), atol=1e-4)  # but for the step's error, (mu dt)^2
     assert -np.angle(np.vdot(before, after)) == pytest.approx(0.5 * ground.mu % (2 * np.pi), rel=2e-3)
 

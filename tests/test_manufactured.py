@@ -313,6 +313,9 @@ READY_MADE = [
     ("helmholtz-cylinder", 2, (8, 16)),
     ("paraxial", 1, (16, 32)),
     ("paraxial-lens", 1, (16, 32)),
+    ("wave", 2, (8, 16)),
+    ("wave-travelling", 1, (32, 64)),
+    ("telegraph", 2, (8, 16)),
 ]
 
 
@@ -331,6 +334,8 @@ def test_ready_made_cases(name, dim, sizes):
         if method == "fd" or name != "schrodinger-soliton":
             assert abs(rows[1]["changes"].get("norm", 0.0)) < 1e-8, (method, degree)
             assert abs(rows[1]["changes"].get("power", 0.0)) < 1e-7, (method, degree)
+        if name == "wave":
+            assert abs(rows[1]["changes"]["energy"]) < 1e-9, (method, degree)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +344,14 @@ def test_ready_made_cases(name, dim, sizes):
 )
 def test_degree_four(name, dim, sizes):
     assert npde.compare(name, dim, sizes, (4,), ("fem",))[1]["order"] > 4.7
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_leapfrog_on_spectral_elements(degree):
+    """Steps are below the limit of stability on the coarser mesh, and shrink from there as the error in space does."""
+    rows = npde.compare("wave", 2, (4, 8), (degree,), ("fem",), scheme="leapfrog", cell="quadrilateral")
+    assert rows[1]["order"] > degree + 0.8
+    assert rows[1]["steps"] >= rows[0]["steps"] * 2 ** ((degree + 1) / 2)
 
 
 def test_three_dimensions():

@@ -309,6 +309,35 @@ def test_says_that_gmsh_is_missing(monkeypatch):
         meshes.outline(COMM, *DISK, 0.2)
 
 
+# ------------------------------------------------------------------------------------------- a drawing of one's own
+
+
+def wedge(gmsh):
+    """A triangle with legs 2 and 1, the longer one tagged."""
+    corners = [gmsh.model.geo.addPoint(*x, 0) for x in ((0, 0), (2, 0), (0, 1))]
+    lines = [gmsh.model.geo.addLine(corners[i], corners[i - 2]) for i in range(3)]
+    surface = gmsh.model.geo.addPlaneSurface([gmsh.model.geo.addCurveLoop(lines)])
+    gmsh.model.geo.synchronize()
+    gmsh.model.addPhysicalGroup(2, [surface], tag=4, name="wedge")
+    gmsh.model.addPhysicalGroup(1, lines[:1], tag=7, name="leg")
+
+
+def test_a_drawing_is_meshed_with_its_tags():
+    found = meshes.drawn(COMM, wedge, options={"Mesh.MeshSizeMax": 0.1})
+    assert volume(found.mesh) == pytest.approx(1.0)
+    assert found.groups == {"wedge": (2, 4), "leg": (1, 7)}
+    assert integral(ufl.ds(7, domain=found.mesh, subdomain_data=found.facet_tags)) == pytest.approx(2.0)
+    assert edge_lengths(found.mesh).max() < 0.2
+
+
+def test_a_bad_drawing_is_named():
+    with pytest.raises(ValueError, match="physical group of dimension 2"):
+        meshes.drawn(COMM, lambda gmsh: None)
+    with pytest.raises(ValueError, match="dim must be 2 or 3"):
+        meshes.drawn(COMM, wedge, dim=1)
+    assert not gmsh.isInitialized()
+
+
 # ------------------------------------------------------------------------------------------------------- MPI
 
 TWO_RANKS = """

@@ -10,9 +10,9 @@ from typing import Any
 from npde_fem.assay.model import Law, Model, model_for
 from npde_fem.datasets import ScratchAssay
 from npde_fem.discretize import FD, FEM, Grid, Probe, Semidiscrete
-from npde_fem.equation import Parameter
 from npde_fem.optimize import Minimum, PDEConstrainedProblem, misfit, solve
 from npde_fem.optimize.minimize import default_method
+from npde_fem.parameter import Parameter
 from npde_fem.solve import CrankNicolson
 
 import dolfinx

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from npde_fem.datasets import ScratchAssay
-from npde_fem.equation import NPDE, Parameter
+from npde_fem.equation import NPDE
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

@@ -34,10 +34,11 @@ from npde_fem.brain.scans import HIDDEN, NOISE, SCAN_DAYS, Scans, Tumour, checke
 from npde_fem.datasets import Brain
 from npde_fem.discretize import FEM, Semidiscrete
 from npde_fem.discretize.probe import Probe
-from npde_fem.equation import Initial, Parameter
+from npde_fem.equation import Initial
 from npde_fem.optimize import misfit, solve
 from npde_fem.optimize.problem import PDEConstrainedProblem
 from npde_fem.parallel import on_root
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import numpy.typing as npt

@@ -8,8 +8,9 @@ from dataclasses import replace
 from npde_fem import physics
 from npde_fem.datasets import Brain, brain
 from npde_fem.discretize import FD, FEM, Grid
-from npde_fem.equation import NPDE, Parameter
+from npde_fem.equation import NPDE
 from npde_fem.meshes import outline
+from npde_fem.parameter import Parameter
 
 import dolfinx.fem
 import numpy as np

@@ -8,16 +8,30 @@ from functools import reduce
 from operator import mul
 from typing import Any
 
+from npde_fem.boundary import BoundaryCondition
 from npde_fem.cases.conserved import Measure
 from npde_fem.discretize import FD, FEM, Grid, Semidiscrete
-from npde_fem.equation import NPDE, BoundaryCondition, manufactured
+from npde_fem.equation import NPDE, manufactured
+from npde_fem.solve import Newmark, Scheme
 
 import dolfinx.fem
 import dolfinx.mesh
 import numpy as np
+import ufl
 from mpi4py import MPI
 
-__all__ = ["Case", "Posed", "box_mesh", "case_named", "cell_kind", "discretise", "made", "product", "radius_squared"]
+__all__ = [
+    "Case",
+    "Posed",
+    "box_mesh",
+    "case_named",
+    "cell_kind",
+    "discretise",
+    "made",
+    "product",
+    "radius_squared",
+    "velocity_of",
+]
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,14 @@ def box_mesh(
 
 
 def discretise(
-    case: Case, method: str, comm: MPI.Comm, dim: int, cells: int, degree: int = 1, cell: str | None = None
+    case: Case,
+    method: str,
+    comm: MPI.Comm,
+    dim: int,
+    cells: int,
+    degree: int = 1,
+    cell: str | None = None,
+    scheme: Scheme | Newmark | None = None,
 ) -> tuple[Semidiscrete, Posed]:
     """Return a case as a problem on ``cells`` cells along each axis, and the data it was posed with.
 
@@ -130,6 +151,8 @@ def discretise(
     ----------
     method
         ``"fem"`` (Lagrange of ``degree`` on cells of kind ``cell``) or ``"fd"``.
+    scheme
+        With leapfrog the mass is lumped where it can be: degree 1, and any degree on intervals and boxes.
     """
     posed = case.pose(case.dimension(dim))
     lower, upper = case.box(dim)
@@ -137,7 +160,20 @@ def discretise(
         return FD(posed.equation, Grid(comm, (cells + 1,) * dim, lower, upper), posed.conditions), posed
     mesh = box_mesh(comm, cells, lower, upper, cell)
     space = dolfinx.fem.functionspace(mesh, ("Lagrange", degree, posed.equation.shape))
-    return FEM(posed.equation, space, posed.conditions, quadrature_degree=2 * degree + 2), posed
+    leaps = isinstance(scheme, Newmark) and scheme.is_explicit
+    lumped = leaps and (degree == 1 or cell_kind(dim, cell) in ("interval", "quadrilateral", "hexahedron"))
+    mass = "lumped" if lumped else "consistent"
+    return FEM(posed.equation, space, posed.conditions, mass=mass, quadrature_degree=2 * degree + 2), posed
+
+
+def velocity_of(exact: Callable) -> Callable:
+    """Return the time derivative of a UFL callable ``(x, t)``, another one."""
+
+    def velocity(x: Any, t: Any) -> Any:
+        time = ufl.variable(t)
+        return ufl.diff(exact(x, time), time)
+
+    return velocity
 
 
 def made(equation: NPDE, exact: Callable, conditions: Sequence[BoundaryCondition] = ()) -> Posed:

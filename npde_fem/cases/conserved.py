@@ -7,11 +7,12 @@ from typing import Any
 
 from npde_fem.optimize import integral
 from npde_fem.solve import Solution
+from npde_fem.solve.integrate import moving
 
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["Measure", "norm", "schrodinger_energy"]
+__all__ = ["Measure", "norm", "schrodinger_energy", "wave_energy"]
 
 Measure = Callable[[Solution, int], float]
 
@@ -39,3 +40,15 @@ def schrodinger_energy(g: Any = 0.0) -> Measure:
         return float(problem.comm.allreduce(product, op=MPI.SUM)) - float(quartic)
 
     return energy
+
+
+def wave_energy(solution: Solution, index: int) -> float:
+    """Return the energy ``int u_t^2 / 2 + c^2 |grad u|^2 / 2 dx`` of a linear wave, as the discrete equation has it."""
+    problem, velocity = solution.problem, moving(solution.velocities)[index]
+    problem.update()
+    state, rate, momentum = problem.new_state(), np.zeros(problem.n_owned), np.zeros(problem.n_owned)
+    problem.load(solution.states[index], state)
+    problem.rate(solution.times[index], state, rate)
+    problem.mass_times(velocity, momentum, damping=0.0, inertia=1.0)
+    energy = velocity @ momentum - solution.states[index] @ rate
+    return 0.5 * float(problem.comm.allreduce(energy, op=MPI.SUM))

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from npde_fem import physics
+from npde_fem.boundary import Dirichlet
 from npde_fem.cases.case import Case, Posed, product, radius_squared
 from npde_fem.cases.conserved import Measure, norm, schrodinger_energy
-from npde_fem.equation import Dirichlet, Parameter
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

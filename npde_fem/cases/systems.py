@@ -8,7 +8,8 @@ from typing import Any
 from npde_fem import physics
 from npde_fem.cases.case import Case, Posed, made, radius_squared
 from npde_fem.cases.diffusion import cosines, rough
-from npde_fem.equation import NPDE, Parameter
+from npde_fem.equation import NPDE
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npde_fem.equation import as_complex
 from npde_fem.parallel import Refused, alike
+from npde_fem.parameter import as_complex
 
 import numpy as np
 import numpy.typing as npt

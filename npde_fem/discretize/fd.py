@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
+from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
@@ -30,23 +31,9 @@ from npde_fem.discretize.stencil import (
     pointers_to,
     rate_source,
 )
-from npde_fem.equation import (
-    NPDE,
-    Absorbing,
-    BoundaryCondition,
-    Dirichlet,
-    Flux,
-    Initial,
-    Parameter,
-    Periodic,
-    Robin,
-    Terms,
-    abstract_domain,
-    as_numbers,
-    checked_conditions,
-    parameters_of,
-)
+from npde_fem.equation import NPDE, Initial, Terms
 from npde_fem.parallel import Refused, alike
+from npde_fem.parameter import Parameter, abstract_domain, as_numbers, parameters_of
 
 import basix.ufl
 import numpy as np

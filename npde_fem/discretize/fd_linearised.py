@@ -28,8 +28,8 @@ from npde_fem.discretize.stencil import (
     reverse_evaluator_source,
     reverse_source,
 )
-from npde_fem.equation import Parameter
 from npde_fem.parallel import alike
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

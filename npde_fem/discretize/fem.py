@@ -13,37 +13,25 @@ Cohen 2002, Higher-Order Numerical Methods for Transient Wave Equations, chapter
 
 from __future__ import annotations
 
-import hashlib
-import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative, select
+from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
+from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
+from npde_fem.discretize.facets import BoundaryFacets
 from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Diagonal, Mass
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
+from npde_fem.discretize.quadrature import check_nodes, lumping, over_nodes, told_apart, with_fixed_degree
 from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
-from npde_fem.equation import (
-    NPDE,
-    Absorbing,
-    BoundaryCondition,
-    Dirichlet,
-    Flux,
-    Initial,
-    Parameter,
-    Periodic,
-    Robin,
-    Terms,
-    as_numbers,
-    checked_conditions,
-    parameters_of,
-)
+from npde_fem.equation import NPDE, Initial, Terms
 from npde_fem.parallel import Refused, alike
+from npde_fem.parameter import Parameter, as_numbers, parameters_of
 
 import basix
 import basix.ufl
@@ -56,14 +44,11 @@ from dolfinx import mesh as dmesh
 from mpi4py import MPI
 from petsc4py import PETSc
 from ufl import classes
-from ufl.algorithms.estimate_degrees import estimate_total_polynomial_degree
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = ["FEM"]
 
-_TENSOR_CELL_TYPES = {1: basix.CellType.interval, 2: basix.CellType.quadrilateral, 3: basix.CellType.hexahedron}
-_TENSOR_CELLS = tuple(cell.name for cell in _TENSOR_CELL_TYPES.values())
 _ROUND_OFF = 1e-12
 
 
@@ -154,7 +139,7 @@ class FEM(Semidiscrete):
         self.dim, self.components = mesh.geometry.dim, equation.state_components
         self._lumped = mass == "lumped"
         self._check_options(facet_tags, quadrature_degree)
-        self._facet_tags = self._own_tags(facet_tags)
+        self._facets = BoundaryFacets(mesh, facet_tags)
         metadata = {} if quadrature_degree is None else {"quadrature_degree": quadrature_degree}
         self._metadata = metadata
         index_map, bs = space.dofmap.index_map, space.dofmap.index_map_bs
@@ -217,25 +202,7 @@ class FEM(Semidiscrete):
         if mass not in ("consistent", "lumped"):
             raise ValueError(f'mass: "consistent" or "lumped" allowed, {mass!r} given')
         if mass == "lumped" and element.degree != 1:
-            FEM._check_nodes(space, element.degree)
-
-    @staticmethod
-    def _check_nodes(space: fem.FunctionSpace, degree: int) -> None:
-        """Raise ValueError unless the nodes are points of a quadrature of Gauss, Lobatto and Legendre."""
-        cell = space.mesh.basix_cell()
-        if cell.name not in _TENSOR_CELLS:
-            raise ValueError(
-                f'mass="lumped": degree 1 allowed on a {cell.name}, degree {degree} given; higher degrees are for '
-                "intervals, quadrilaterals and hexahedra"
-            )
-        points, _ = basix.make_quadrature(cell, 2 * degree - 1, rule=basix.QuadratureType.gll)
-        nodes = space.element.interpolation_points
-        far = np.linalg.norm(points[:, None] - nodes[None], axis=-1).min(axis=1)
-        if points.shape != nodes.shape or far.max() > 1e-12:
-            raise ValueError(
-                'mass="lumped": the nodes of the element must be the points of Gauss, Lobatto and Legendre (the '
-                f'lagrange_variant "gll_warped", DOLFINx\'s default); they are at {nodes.round(4).tolist()}'
-            )
+            check_nodes(space)
 
     def _check_options(self, facet_tags: Any, quadrature_degree: Any) -> None:
         fdim = self.mesh.topology.dim - 1
@@ -245,15 +212,6 @@ class FEM(Semidiscrete):
             raise ValueError(f"facet_tags: tags of entities of dimension {facet_tags.dim} given; {fdim} allowed")
         if quadrature_degree is not None and not (isinstance(quadrature_degree, int) and quadrature_degree >= 0):
             raise ValueError(f"quadrature_degree: an integer from 0 on, or None, allowed; {quadrature_degree!r} given")
-
-    def _own_tags(self, facet_tags: dmesh.MeshTags | None) -> dmesh.MeshTags | None:
-        """Return tags of facets as tags on the problem's mesh."""
-        mesh = self.mesh
-        if facet_tags is None or facet_tags.topology == mesh.topology._cpp_object:
-            return facet_tags
-        if isinstance(mesh, PeriodicMesh) and facet_tags.topology == mesh.original.topology._cpp_object:
-            return mesh.carry_tags(facet_tags)
-        raise ValueError("facet_tags: tags on another mesh given; tags on the mesh of the space allowed")
 
     def _bind(self, label: str, expression: Expr) -> Expr:
         """Replace parameters by DOLFINx constants and functions, made as they are met."""
@@ -355,63 +313,12 @@ class FEM(Semidiscrete):
         x = space.tabulate_dof_coordinates()
         return self.mesh.wrap(x) if isinstance(self.mesh, PeriodicMesh) else x
 
-    def _facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
-        """Boundary facets of this rank that a marker selects."""
-        mesh, fdim = self.mesh, self.mesh.topology.dim - 1
-        mesh.topology.create_connectivity(fdim, fdim + 1)
-        mesh.topology.create_connectivity(fdim + 1, fdim)
-        if where is None:
-            facets = dmesh.exterior_facet_indices(mesh.topology)
-        elif callable(where):
-            facets = self._marked_facets(label, where)
-        else:
-            facets = self._tagged_facets(label, where)
-            if label != "Dirichlet":
-                facets = np.intersect1d(facets, dmesh.exterior_facet_indices(mesh.topology))
-        if not self.comm.allreduce(facets.size):
-            axes = f", periodic along axes {list(mesh.axes)}" if isinstance(mesh, PeriodicMesh) else ""
-            raise ValueError(f"{label}: the marker selects nothing on the boundary of the mesh{axes}")
-        return facets.astype(np.int32)
-
-    def _marked_facets(self, label: str, where: Callable) -> npt.NDArray[np.int32]:
-        """Facets of the boundary whose vertices all satisfy a marker.
-
-        Unlike DOLFINx, which knows one place of a vertex, this asks for the coordinates that the facet's own cell has:
-        at the seam of a periodic mesh a vertex has several.
-        """
-        mesh, fdim = self.mesh, self.mesh.topology.dim - 1
-        facets = dmesh.exterior_facet_indices(mesh.topology)
-        corners = dolfinx.cpp.mesh.cell_num_vertices(
-            dolfinx.cpp.mesh.cell_entity_type(mesh.topology.cell_type, fdim, 0)
-        )
-        nodes, place = np.unique(dmesh.entities_to_geometry(mesh, fdim, facets)[:, :corners], return_inverse=True)
-        with alike(self.comm):
-            chosen = select(label, where, mesh.geometry.x[nodes].T)
-        return facets[chosen[place].reshape(-1, corners).all(axis=1)]
-
-    def _tagged_facets(self, label: str, where: Any) -> npt.NDArray[np.int32]:
-        try:
-            tags = [operator.index(tag) for tag in np.atleast_1d(where)]
-        except TypeError as error:
-            raise TypeError(
-                f"{label}: where must be None, a callable on coordinates, or tags (integers), not {where!r}"
-            ) from error
-        if self._facet_tags is None:
-            raise ValueError(f"{label}: marker {where!r} is a tag, but FEM was given no facet_tags")
-        found = np.concatenate([self._facet_tags.find(tag) for tag in tags])
-        if not self.comm.allreduce(found.size):
-            parts = self.comm.allgather(np.unique(self._facet_tags.values).tolist())
-            raise ValueError(
-                f"{label}: tag {where!r} selects nothing; facet_tags has {sorted({v for part in parts for v in part})}"
-            )
-        return found
-
     def _weak_form(self, bcs: Sequence[Flux | Robin | Absorbing]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
         marked = []
         for k, bc in enumerate(bcs):
-            facets = self._facets(type(bc).__name__, bc.where)
+            facets = self._facets.select(type(bc).__name__, bc.where)
             kind = fem.IntegralType.exterior_facet
             marked.append((k, fem.compute_integration_domains(kind, self.mesh.topology, facets)))
         self._marked = marked or None
@@ -441,51 +348,19 @@ class FEM(Semidiscrete):
             "source": terms_source,
             "all": terms_flux + terms_source,
         }
-        self._residuals = {part: _with_fixed_quadrature(terms) if terms else None for part, terms in parts.items()}
+        self._residuals = {part: with_fixed_degree(terms) if terms else None for part, terms in parts.items()}
         if self._lumped:
             self._residuals = {
-                part: None if r is None else self._with_own_names(r) for part, r in self._residuals.items()
+                part: None if r is None else told_apart(r, self.space) for part, r in self._residuals.items()
             }
         self._rate_forms: dict[Part, Packed | None] = {}
         self._operators: dict[Part, _Operator] = {}
-
-    def _nodal_quadrature(self, dim: int) -> dict[str, Any]:
-        """Metadata of the quadrature at the nodes of cells, or of their facets, of ``dim`` dimensions."""
-        if dim == 0:
-            return {}
-        if self.mesh.basix_cell().name in _TENSOR_CELLS:
-            return {"quadrature_rule": "GLL", "quadrature_degree": 2 * self.space.ufl_element().degree - 1}
-        return {"quadrature_rule": "vertex", "quadrature_degree": 1}
-
-    def _with_own_names(self, form: ufl.Form) -> ufl.Form:
-        """Return a form whose quadratures FFCx can tell from those of lumped mass matrices.
-
-        It names a rule by the last three digits of a hash of its points; on an interval those of the rules of Gauss
-        with four points and of Lobatto with five are the same. One with more points takes the place of such a rule.
-        """
-
-        def name(cell: Any, degree: int, rule: Any) -> str:
-            points = np.ascontiguousarray(basix.make_quadrature(cell, degree, rule=rule)[0])
-            return hashlib.sha1(points).hexdigest()[-3:]
-
-        def told_apart(integral: ufl.Integral) -> ufl.Integral:
-            data, dim = dict(integral.metadata()), self.dim - int(integral.integral_type() != "cell")
-            nodal = self._nodal_quadrature(dim)
-            if nodal.get("quadrature_rule") != "GLL":
-                return integral
-            cell = _TENSOR_CELL_TYPES[dim]
-            taken = name(cell, nodal["quadrature_degree"], basix.QuadratureType.gll)
-            while name(cell, data["quadrature_degree"], basix.QuadratureType.default) == taken:
-                data["quadrature_degree"] += 1
-            return integral.reconstruct(metadata=data)
-
-        return ufl.Form([told_apart(integral) for integral in form.integrals()])
 
     def _mass_form(self, term: Term, u: Any, v: Any) -> ufl.Form | None:
         """Return the form of the damping's mass matrix ("mass") or of the inertia's, None if it vanishes."""
         cells = facets = self._metadata
         if self._lumped:
-            cells, facets = self._nodal_quadrature(self.dim), self._nodal_quadrature(self.dim - 1)
+            cells, facets = lumping(self.space, self.dim), lumping(self.space, self.dim - 1)
         forms = []
         b = self._terms.inertia if term == "inertia" else self._terms.damping
         if b != 0:
@@ -501,21 +376,10 @@ class FEM(Semidiscrete):
         """Return the linear form of a term, M u, M_A u or (part of) R, at :attr:`state_function`; None for zero."""
         if term == "mass" or term == "inertia":
             form = self._mass_form(term, self._u, ufl.TestFunction(self.space))
-            return None if form is None else _with_fixed_quadrature([form])
+            return None if form is None else with_fixed_degree([form])
         if term == "flow":
             return self._flow_form
         return self._residuals[term]
-
-    @cached_property
-    def _at_nodes(self) -> ufl.Measure:
-        """Sums over the nodes of the cells, as a quadrature rule: each of its points is one node's."""
-        points = self.space.element.interpolation_points
-        rule = {
-            "quadrature_rule": "custom",
-            "quadrature_points": points,
-            "quadrature_weights": np.full(len(points), 1 / len(points)),
-        }
-        return ufl.Measure("dx", domain=self.mesh, metadata=rule)
 
     @cached_property
     def flow_data(self) -> Expr:
@@ -524,7 +388,7 @@ class FEM(Semidiscrete):
 
     @cached_property
     def _flow_form(self) -> ufl.Form:
-        return ufl.inner(self.flow_data, ufl.TestFunction(self.space)) * self._at_nodes
+        return ufl.inner(self.flow_data, ufl.TestFunction(self.space)) * over_nodes(self.space)
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
@@ -535,7 +399,7 @@ class FEM(Semidiscrete):
         return fem.Expression(expression, points, comm=self.comm, jit_options=form_options(), dtype=np.float64)
 
     def _prescribe(self, bc: Dirichlet, order: int = 0) -> list[_Prescribed]:
-        facets, held = self._facets("Dirichlet", bc.where), bc.held(self.equation)
+        facets, held = self._facets.select("Dirichlet", bc.where), bc.held(self.equation)
         data = bc.write(bc.value, self.equation, self.mesh.ufl_domain(), self._x, self._t)
         data = self._bind("Dirichlet value", data)
         for _ in range(order):
@@ -857,7 +721,7 @@ class FEM(Semidiscrete):
     def nodal_weights(self) -> Array:
         v, found = ufl.TestFunction(self.space), np.zeros(self.n_owned)
         ones = 1.0 if v.ufl_shape == () else ufl.as_vector([1.0] * v.ufl_shape[0])
-        self._assemble(self.compile(ufl.inner(ones, v) * self._at_nodes), found)
+        self._assemble(self.compile(ufl.inner(ones, v) * over_nodes(self.space)), found)
         return found
 
     def flow(self, t: float, step: float, state: Array, out: Array) -> None:
@@ -1053,7 +917,7 @@ class FEM(Semidiscrete):
         domain = self.mesh.ufl_domain()
         integrand = self.equation.write_integrand("integrand", function, domain, self._u, self._x, self._t)
         dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
-        return None if integrand == 0 else _with_fixed_quadrature([self._bind("integrand", integrand) * dx])
+        return None if integrand == 0 else with_fixed_degree([self._bind("integrand", integrand) * dx])
 
     def interpolate(self, function: Callable, t: float = 0.0) -> Array:
         points = self.space.element.interpolation_points
@@ -1135,27 +999,6 @@ def _space_of_pairs(space: fem.FunctionSpace, equation: NPDE) -> fem.FunctionSpa
     if not np.array_equal(pairs.dofmap.list, space.dofmap.list):
         raise RuntimeError("DOLFINx numbers the nodes of a space and of its pairs differently")
     return pairs
-
-
-def _with_fixed_quadrature(forms: Sequence[ufl.Form]) -> ufl.Form:
-    """Return the sum of forms with the degree of quadrature that UFL estimates written into each integral.
-
-    Its derivatives then are integrated by the same rules, so that they are derivatives of what is assembled.
-    """
-    return ufl.Form(
-        [
-            integral.reconstruct(metadata={"quadrature_degree": degree, **integral.metadata()})
-            for form in forms
-            for integral in form.integrals()
-            if (degree := _degree(integral)) is not None
-        ]
-    )
-
-
-def _degree(integral: ufl.Integral) -> int | None:
-    """UFL's estimate of the degree of quadrature that an integral needs; None if it vanishes."""
-    expanded = ufl.algorithms.expand_derivatives(ufl.Form([integral])).integrals()
-    return max((estimate_total_polynomial_degree(part) for part in expanded), default=None)
 
 
 def _constant_values(data: Expr) -> npt.NDArray[np.float64] | None:

@@ -17,7 +17,7 @@ from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.real import new_function
 from npde_fem.discretize.scalar import lower
 from npde_fem.discretize.semidiscrete import Array, Term
-from npde_fem.equation import Parameter
+from npde_fem.parameter import Parameter
 
 import basix.ufl
 import numpy as np

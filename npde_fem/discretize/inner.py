@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from npde_fem.boundary import Periodic
 from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
 from npde_fem.discretize.matrices import Assembler
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.real import compiled, values_in
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import NPDE, Parameter, Periodic
+from npde_fem.equation import NPDE
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete, Term
-from npde_fem.equation import Parameter
+from npde_fem.parameter import Parameter
 
 __all__ = ["Integral", "Linearised", "Nodal", "checked_controls"]
 

@@ -10,8 +10,8 @@ from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import as_numbers
 from npde_fem.parallel import alike
+from npde_fem.parameter import as_numbers
 
 import basix
 import numpy as np

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from npde_fem.equation import abstract_domain
+from npde_fem.parameter import abstract_domain
 
 import numpy as np
 import ufl

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from npde_fem.equation import NPDE, Initial, Parameter
+from npde_fem.equation import NPDE, Initial
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import numpy.typing as npt

@@ -17,9 +17,10 @@ from typing import Any
 
 from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Initial, Parameter
+from npde_fem.equation import Initial
 from npde_fem.optimize.operation import Operation
 from npde_fem.optimize.values import as_adjoint, as_array, holding, is_function, with_values
+from npde_fem.parameter import Parameter
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
 from npde_fem.solve.preconditioner import ShiftedLaplacian

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from npde_fem.equation import NPDE, Parameter
+from npde_fem.equation import NPDE
+from npde_fem.parameter import Parameter
 
 import numpy as np
 import ufl

@@ -8,11 +8,11 @@ from typing import Any
 from npde_fem.discretize.linearised import Integral, Linearised
 from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Parameter, as_complex, as_numbers
 from npde_fem.optimize.block import States, TapedSolution, rows_of, settle
 from npde_fem.optimize.operation import Operation
 from npde_fem.optimize.values import as_adjoint, holding
 from npde_fem.parallel import alike
+from npde_fem.parameter import Parameter, as_complex, as_numbers
 from npde_fem.solve.integrate import Solution
 
 import numpy as np

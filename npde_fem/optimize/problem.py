@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import ComplexParameter, Parameter
 from npde_fem.optimize.block import solve
 from npde_fem.optimize.functionals import integral
 from npde_fem.optimize.minimize import Minimum
 from npde_fem.optimize.minimize import minimize as minimize_reduced
 from npde_fem.optimize.regularisation import Regularisation
 from npde_fem.parallel import warn_once
+from npde_fem.parameter import ComplexParameter, Parameter
 
 import numpy as np
 import numpy.typing as npt

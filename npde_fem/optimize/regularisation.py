@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from npde_fem.equation import Parameter, Value
+from npde_fem.parameter import Parameter, Value
 
 import numpy as np
 import ufl

@@ -18,9 +18,9 @@ from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.inner import inner_product, lumped_mass, lumped_mass_on, riesz_solver
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array
-from npde_fem.equation import Parameter
 from npde_fem.optimize.values import as_array, is_function, with_values
 from npde_fem.parallel import alike
+from npde_fem.parameter import Parameter
 from npde_fem.taped import Taped
 
 import numpy as np

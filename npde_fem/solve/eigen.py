@@ -8,6 +8,9 @@ finds (Parlett 1998, The Symmetric Eigenvalue Problem, section 3.3). The same la
 
 A complex equation is carried as real pairs. A matrix of pairs has the eigenvalues of the complex operator and their
 conjugates; ``psi = p + i q`` of its eigenvectors (p, q) vanishes for those that are the conjugates' alone.
+
+With inertia and without damping, ``R' phi = lambda^2 M_A phi`` is solved in this way; with both, the quadratic problem
+``lambda^2 M_A phi + lambda M phi = R' phi``, by SLEPc's two-level orthogonal Arnoldi method.
 """
 
 from __future__ import annotations
@@ -48,9 +51,10 @@ class Eigenmodes:
         Eigenvalues lambda, (n,).
     modes
         Modes as values of the dofs this rank owns, (n, n_owned), each of L2 norm 1: real pairs of a complex equation;
-        of a real one complex numbers if an eigenvalue is complex.
+        of a real one complex numbers if a mode is complex.
     residuals
-        ``|R' phi - lambda M phi| / (s |M phi|)``, with s the largest of |lambda| and its distance from the target.
+        ``|R' phi - lambda M phi| / (s |M phi|)``, with s the largest of |lambda| and its distance from the target;
+        alike with ``lambda^2 M_A`` and ``s^2 M_A``.
     """
 
     problem: Semidiscrete
@@ -90,7 +94,8 @@ def eigenmodes(
     orthonormal in L2 within an eigenspace, and chosen by their products with fixed functions of the coordinates, so
     that any number of ranks gives the same: the product with a certain positive function is real and positive.
 
-    Of two conjugate modes of a real equation, that with ``Im lambda > 0`` stands for both.
+    Of two conjugate modes of a real equation, that with ``Im lambda > 0`` stands for both; of the two eigenvalues of a
+    mode of an equation with inertia and without damping, ``+- i omega``, the first.
 
     Solver options have the prefix ``npde_``: ``-npde_eps_tol``, ``-npde_eps_ncv``, ``-npde_st_pc_type``, ... PETSc must
     have real scalars and MUMPS.
@@ -103,8 +108,9 @@ def eigenmodes(
         Number of modes.
     target
         Find the eigenvalues nearest to this number, sorted by the distance. By default those that decay slowest or
-        grow fastest, of a Schroedinger equation those of lowest energy. A real number for a real equation; energies of
-        a Schroedinger equation near E are found by ``target=-1j * E``.
+        grow fastest, of a Schroedinger equation those of lowest energy, with inertia those of lowest frequency. A real
+        number for a real equation; energies of a Schroedinger equation near E are found by ``target=-1j * E``, and
+        frequencies of waves without damping near omega by ``target=1j * omega``.
     t
         Time at which to take an operator that depends on it.
     at
@@ -116,7 +122,7 @@ def eigenmodes(
     ------
     TypeError, ValueError
         If ``n`` is not positive or above the number of unknowns, the equation is nonlinear or depends on time and
-        ``at`` or ``t`` is not given, the target is not on the axis of the real shifts, or the equation has inertia.
+        ``at`` or ``t`` is not given, or the target is not on the axis of the real shifts.
     RuntimeError
         If fewer than ``n`` modes converge, or PETSc has complex scalars: MUMPS then counts no eigenvalues.
     """
@@ -143,8 +149,6 @@ def eigenmodes(
 
 
 def _checked_number(problem: Semidiscrete, n: Any) -> int:
-    if np.any(np.asarray(problem.equation.inertia, dtype=object) != 0):
-        raise ValueError("eigenmodes: the equation has inertia (second order in time)")
     try:
         number = operator.index(n)
     except TypeError as error:
@@ -158,6 +162,8 @@ def _checked_number(problem: Semidiscrete, n: Any) -> int:
 class _Pencil:
     """``A phi = mu M phi`` with ``A = c R'`` on the free dofs, and what phi means for the state.
 
+    M is that of the inertia if there is any. With damping D besides, c is 1 and ``mu^2 M phi + mu D phi = A phi``.
+
     The vectors here are those of the matrices. A *mode* is an array of this rank's dofs: complex numbers of a complex
     state, of a real one its values.
     """
@@ -166,15 +172,17 @@ class _Pencil:
         self.problem, self.comm = problem, problem.comm
         self._kept: list[Any] = []
         free = np.setdiff1d(np.arange(problem.n_owned, dtype=np.int64), problem.constrained)
-        rates, self.M = self._operators(t, at, free)
+        self.squared = problem.second_order and not problem.damped
+        self.quadratic = problem.second_order and problem.damped
+        rates, self.M, *self.D = self._operators(t, at, free)
         self.of_pairs = problem.equation.is_complex and _commutes_with_i(rates)
         self.real, self.per_mode = not self.of_pairs, 2 if self.of_pairs else 1
-        self.factor, self.A = self._nearest_to_hermitian(rates)
+        self.factor, self.A = (1 + 0j, rates) if self.quadratic else self._nearest_to_hermitian(rates)
         self._free = free[::2] // 2 if self.of_pairs else free
         self._take_real_part()
         self.hermitian = all(self._passes(SymmetryTest(matrix)) for matrix in (self.A, self.M))
         self.definite = self._passes(SymmetryTest(self.M)) and sum(_inertia(self.M)[:2]) == 0
-        self.hermitian &= self.definite
+        self.hermitian &= self.definite and not self.quadratic
         self.x, self.y = self.A.createVecs()
         self._kept += [self.x, self.y]
 
@@ -193,23 +201,26 @@ class _Pencil:
         finally:
             test.destroy()
 
-    def _operators(self, t: float, at: Any, free: npt.NDArray[np.int64]) -> tuple[PETSc.Mat, PETSc.Mat]:
-        """Return R' and M on the free dofs."""
+    def _operators(self, t: float, at: Any, free: npt.NDArray[np.int64]) -> list[PETSc.Mat]:
+        """Return R' and M, and D if there is one, on the free dofs."""
         problem, state = self.problem, self.problem.new_state()
         problem.load(problem.initial(0.0 if at is None else at, t), state)
         problem.constrain(t, state)
         rates = problem.new_matrix()
         problem.jacobian(t, state, 0.0, -1.0, rates)
-        if problem.stationary:
-            mass = problem.gram_matrix()
-        else:
-            mass = problem.new_matrix()
-            problem.jacobian(t, state, 1.0, 0.0, mass)
+        whole = [rates, problem.gram_matrix() if problem.stationary else problem.new_matrix()]
+        if problem.second_order:
+            problem.jacobian(t, state, 0.0, 0.0, whole[1], inertia_factor=1.0)
+        elif not problem.stationary:
+            problem.jacobian(t, state, 1.0, 0.0, whole[1])
+        if self.quadratic:
+            whole.append(problem.new_matrix())
+            problem.jacobian(t, state, 1.0, 0.0, whole[2])
         rows = PETSc.IS().createGeneral((free + rates.getOwnershipRange()[0]).astype(PETSc.IntType), comm=self.comm)
-        both = self._keep(rates.createSubMatrix(rows, rows)), self._keep(mass.createSubMatrix(rows, rows))
-        for thing in (rates, mass, rows):
+        restricted = [self._keep(matrix.createSubMatrix(rows, rows)) for matrix in whole]
+        for thing in (*whole, rows):
             thing.destroy()
-        return both
+        return restricted
 
     def _nearest_to_hermitian(self, rates: PETSc.Mat) -> tuple[complex, PETSc.Mat]:
         """Return c of 1, -1, i, -i and ``c R'``."""
@@ -222,11 +233,13 @@ class _Pencil:
                 factor, nearest = 1j, turned
         if factor == -1:
             nearest.scale(-1.0)
-        diagonal = nearest.getDiagonal()
-        if diagonal.sum() < 0:
+        # Diagonals tell the sign of high modes; where M vanishes, an equation has no time derivative and no say.
+        diagonal, weights = nearest.getDiagonal(), self.M.getDiagonal()
+        if diagonal.dot(weights) < 0:
             factor = -factor
             nearest.scale(-1.0)
         diagonal.destroy()
+        weights.destroy()
         return factor, nearest
 
     def _take_real_part(self) -> None:
@@ -237,9 +250,10 @@ class _Pencil:
         even, odd = (
             PETSc.IS().createStride((end - start) // 2, first=start + k, step=2, comm=self.comm) for k in (0, 1)
         )
-        coupling = [matrix.createSubMatrix(even, odd) for matrix in (self.A, self.M)]
-        if all(c.norm() <= 1e-14 * m.norm() for c, m in zip(coupling, (self.A, self.M), strict=True)):
-            self.A, self.M = (self._keep(matrix.createSubMatrix(even, even)) for matrix in (self.A, self.M))
+        matrices = (self.A, self.M, *self.D)
+        coupling = [matrix.createSubMatrix(even, odd) for matrix in matrices]
+        if all(c.norm() <= 1e-14 * m.norm() for c, m in zip(coupling, matrices, strict=True)):
+            self.A, self.M, *self.D = (self._keep(matrix.createSubMatrix(even, even)) for matrix in matrices)
             self.per_mode = 1
         for thing in (*coupling, even, odd):
             thing.destroy()
@@ -257,36 +271,44 @@ class _Pencil:
             pairs = _without_conjugates(pairs, shift, self.factor.real)
         values: list[complex] = []
         modes: list[Complex] = []
-        for mu, vectors in _grouped(pairs, shift, target is None):
+        for mu, vectors in _grouped(pairs, shift, target is None and not self.quadratic):
             for mode in self._chosen(self._orthonormal([self._mode(v) for v in vectors])):
-                values.append(mu / self.factor)
+                values.append(mu)
                 modes.append(mode)
         if len(values) < n:
             raise RuntimeError(
                 f"eigenmodes: {len(values)} of {n} modes converged; more may with PETSc options such as "
                 "-npde_eps_max_it 10000 or -npde_eps_ncv 100"
             )
-        found: Complex = np.array(values[:n], dtype=np.complex128) + 0.0  # without negative zeros
-        residuals = np.array(
-            [self._residual(mu, mode, shift) for mu, mode in zip(found * self.factor, modes, strict=False)]
-        )
-        return Eigenmodes(self.problem, found, self._values(found, modes[:n]), residuals)
+        residuals = np.array([self._residual(mu, mode, shift) for mu, mode in zip(values[:n], modes, strict=False)])
+        found = np.array([self._eigenvalue(mu) for mu in values[:n]], dtype=np.complex128)
+        return Eigenmodes(self.problem, found, self._values(modes[:n]), residuals)
+
+    def _eigenvalue(self, mu: complex) -> complex:
+        """Return lambda."""
+        value = mu / self.factor + 0.0  # without negative zeros
+        if not self.squared:
+            return value
+        root = complex(np.sqrt(value))
+        return root if root.imag >= 0 else -root
 
     def _shift(self, target: complex) -> float:
-        shift = self.factor * complex(target)
+        shift = self.factor * complex(target) ** (2 if self.squared else 1)
         if abs(shift.imag) > 1e-12 * abs(shift):
-            allowed = "real" if self.factor.imag == 0 else "imaginary"
+            allowed = "imaginary" if self.factor.imag else "real or imaginary" if self.squared else "real"
             raise ValueError(f"eigenmodes: target = {target} given; {allowed} numbers allowed for this equation")
         return shift.real
 
     def _left_of_spectrum(self) -> float:
-        """Return a number to the left of all mu, somewhat below zero if none is negative."""
+        """Return a number to the left of all mu, somewhat below zero if none is negative; of D one above zero."""
         rough = self._mode_functions(1)[0][self._free]
         self._put(rough if self.per_mode == 2 else rough.real)
         self.A.mult(self.x, self.y)
         quotient = abs(self.x.dot(self.y))
         self.M.mult(self.x, self.y)
         step = 0.1 * quotient / abs(self.x.dot(self.y)) or 1.0
+        if self.quadratic:  # mu is to the left, and its square is what the quotient is like
+            return float(np.sqrt(step))
         shift = -step
         if not self.definite:
             return shift
@@ -316,12 +338,22 @@ class _Pencil:
         """Return eigenvalues mu nearest to the shift, with vectors; orthogonal to those ``known``."""
         from slepc4py import SLEPc
 
-        eps = SLEPc.EPS().create(self.comm)
+        if self.quadratic:
+            eps = SLEPc.PEP().create(self.comm)
+            minus = self.A.copy()
+            minus.scale(-1.0)
+            eps.setOperators([minus, self.D[0], self.M])
+            eps.setProblemType(SLEPc.PEP.ProblemType.GENERAL)
+            eps.setExtract(SLEPc.PEP.Extract.RESIDUAL)  # its default spoils modes of eigenvalue zero
+            eps.setWhichEigenpairs(SLEPc.PEP.Which.TARGET_MAGNITUDE)
+        else:
+            eps = SLEPc.EPS().create(self.comm)
+            minus = None
+            eps.setOperators(self.A, self.M)
+            eps.setProblemType(SLEPc.EPS.ProblemType.GHEP if self.hermitian else SLEPc.EPS.ProblemType.GNHEP)
+            by_distance = SLEPc.EPS.Which.TARGET_MAGNITUDE
+            eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_REAL if self.hermitian and leftmost else by_distance)
         eps.setOptionsPrefix("npde_")
-        eps.setOperators(self.A, self.M)
-        eps.setProblemType(SLEPc.EPS.ProblemType.GHEP if self.hermitian else SLEPc.EPS.ProblemType.GNHEP)
-        by_distance = SLEPc.EPS.Which.TARGET_MAGNITUDE
-        eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_REAL if self.hermitian and leftmost else by_distance)
         eps.setTarget(shift)
         eps.setDimensions(number)
         eps.setTolerances(_TOLERANCE, 1000)
@@ -346,7 +378,7 @@ class _Pencil:
         for k in range(eps.getConverged()):
             mu = complex(eps.getEigenpair(k, self.x, self.y))
             found.append((mu, self.x.array_r + 1j * self.y.array_r if mu.imag else self.x.array_r + 0j))
-        for thing in (*deflated, eps):
+        for thing in (*deflated, eps, *([minus] if minus else [])):
             thing.destroy()
         return found
 
@@ -442,25 +474,28 @@ class _Pencil:
     def _residual(self, mu: complex, mode: Complex, shift: float) -> float:
         parts = [mode[self._free]] if self.per_mode == 2 else [mode[self._free].real, mode[self._free].imag]
         images = []
-        for matrix in (self.A, self.M):
+        for matrix in (self.A, self.M, *self.D):
             image: Any = 0.0
             for part, unit in zip(parts, (1, 1j), strict=False):
                 self._put(part)
                 matrix.mult(self.x, self.y)
-                image = image + unit * (
-                    self.y.array_r.copy().view(np.complex128) if self.per_mode == 2 else self.y.array_r
-                )
+                found = self.y.array_r.copy()
+                image = image + unit * (found.view(np.complex128) if self.per_mode == 2 else found)
             images.append(image)
-        squares = [float(np.sum(np.abs(v) ** 2)) for v in (images[0] - mu * images[1], images[1])]
+        power = 2 if self.quadratic else 1
+        defect = images[0] - mu**power * images[1]
+        if self.quadratic:
+            defect -= mu * images[2]
+        squares = [float(np.sum(np.abs(v) ** 2)) for v in (defect, images[1])]
         error, size = np.sqrt(self.comm.allreduce(np.array(squares)))
-        return float(error / (max(abs(mu), abs(mu - shift)) * size))
+        return float(error / (max(abs(mu), abs(mu - shift)) ** power * size))
 
-    def _values(self, found: Complex, modes: list[Complex]) -> npt.NDArray:
+    def _values(self, modes: list[Complex]) -> npt.NDArray:
         """Return modes as values of the state."""
         array = np.array(modes)
         if self.of_pairs:
             return array.view(np.float64)
-        return array if np.any(found.imag) else array.real.copy()
+        return array if self.comm.allreduce(bool(np.any(array.imag)), op=MPI.LOR) else array.real.copy()
 
 
 def _commutes_with_i(rates: PETSc.Mat) -> bool:

@@ -74,6 +74,11 @@ def _factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
         ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
 
 
+def conjugate(vector: PETSc.Vec) -> None:
+    """Conjugate a vector of real pairs."""
+    vector.array[1::2] *= -1.0
+
+
 class SymmetryTest:
     """Whether a matrix is symmetric: compares x.Ay with y.Ax for two fixed rough vectors."""
 
@@ -93,6 +98,20 @@ class SymmetryTest:
         scale = x.norm() * z.norm()
         self._matrix.mult(x, z)
         return bool(abs(one - y.dot(z)) <= 1e-12 * max(scale, 1e-300))
+
+    def up_to_conjugation(self) -> bool:
+        """Whether the matrix, of real pairs, is that of a symmetric complex one: A^T = C A C, C the conjugation."""
+        x, y, z = self._x, self._y, self._z
+        self._matrix.mult(y, z)
+        one = x.dot(z)
+        scale = x.norm() * z.norm()
+        for vector in (x, y):
+            conjugate(vector)
+        self._matrix.mult(x, z)
+        same = abs(one - y.dot(z)) <= 1e-12 * max(scale, 1e-300)
+        for vector in (x, y):
+            conjugate(vector)
+        return bool(same)
 
     def destroy(self) -> None:
         """Free the vectors."""
@@ -176,7 +195,7 @@ class LinearSolver(Lent):
         self._matrix = problem.new_matrix()
         self._x, self._b = self._matrix.createVecs()
         self._is_symmetric = SymmetryTest(self._matrix)
-        self._symmetric = False
+        self._symmetric = self._mirrored = False
         self._assembled_for: tuple[float, float, float] | None = None
         ksp = PETSc.KSP().create(problem.comm)
         ksp.setOptionsPrefix("npde_")
@@ -208,6 +227,7 @@ class LinearSolver(Lent):
         self._assembled_for = wanted
         if self._shifted is not None and not self.direct:
             self._shifted.assemble(self.problem, t, state)
+            self._mirrored = self._is_symmetric.up_to_conjugation()
         symmetric = self._is_symmetric()
         if not self._configured or (symmetric != self._symmetric and not self.direct):
             if self._shifted is None:
@@ -241,23 +261,29 @@ class LinearSolver(Lent):
         RuntimeError
             If neither the Krylov method nor LU finds the solution.
         """
-        self._b.array[:] = right
-        self._x.array[:] = out
-        if not self._run(transposed):
-            if not self.direct:
-                self._ksp.setOperators(self._matrix)
-                use_lu(self._ksp, self.problem.comm)
-                self.direct = True
-            if not self._run(transposed):
-                raise RuntimeError(
-                    f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
-                    f"(KSP reason {self._ksp.getConvergedReason()})"
-                )
+        found = self._try(right, out, transposed)
+        if not found and not self.direct:
+            self._ksp.setOperators(self._matrix)
+            use_lu(self._ksp, self.problem.comm)
+            self.direct = True
+            found = self._try(right, out, transposed)
+        if not found:
+            raise RuntimeError(
+                f"a linear solve of the {'adjoint' if transposed else 'tangent'} equation failed "
+                f"(KSP reason {self._ksp.getConvergedReason()})"
+            )
         out[:] = values_in(self._x)
+
+    def _try(self, right: Array, guess: Array, transposed: bool) -> bool:
+        self._b.array[:] = right
+        self._x.array[:] = guess
+        return self._run(transposed)
 
     def _run(self, transposed: bool) -> bool:
         # PREONLY takes no guess.
         self._ksp.setInitialGuessNonzero(self._ksp.getType() != PETSc.KSP.Type.PREONLY)
+        if transposed and not self._symmetric and self._shifted is not None and not self.direct:
+            return self._run_conjugated()
         with preconditioned(self._shifted):
             if transposed and not self._symmetric:
                 self._ksp.solveTranspose(self._b, self._x)
@@ -266,3 +292,13 @@ class LinearSolver(Lent):
         if self._lagged:
             self._ksp.getPC().setReusePreconditioner(self._ksp.getIterationNumber() <= _LAGGED_ITERATIONS)
         return bool(self._ksp.getConvergedReason() > 0)
+
+    def _run_conjugated(self) -> bool:
+        """Solve with the transpose of a symmetric complex matrix, which is its conjugate; multigrid knows no other."""
+        if not self._mirrored:
+            return False
+        for vector in (self._b, self._x):
+            conjugate(vector)
+        found = self._run(transposed=False)
+        conjugate(self._x)
+        return found

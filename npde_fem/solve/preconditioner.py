@@ -3,8 +3,7 @@
 The matrix of ``div grad u + k^2 u`` is indefinite, and multigrid fails on it. Where ``(1 + i beta) k^2`` stands for
 k^2, waves decay within some wavelengths; multigrid can solve that, and it is a good preconditioner (Erlangga, Vuik and
 Oosterlee 2004, Appl. Numer. Math. 50; 2006, SIAM J. Sci. Comput. 27). Its inverse is approximated here by a V-cycle
-of algebraic multigrid (PETSc's GAMG), smoothed by three iterations of GMRES with ILU(0) (which smooths what Jacobi's
-method does not; Umetani, MacLachlan and Oosterlee 2009, Numer. Linear Algebra Appl. 16), with LU on the coarsest grid.
+of algebraic multigrid (PETSc's GAMG), smoothed by four iterations of GMRES with SOR, with LU on the coarsest grid.
 Such a cycle is no linear map, so the method outside is flexible GMRES. Iterations hardly depend on the mesh, and grow
 with k.
 """
@@ -14,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.options import option_given
@@ -27,13 +26,14 @@ __all__ = ["Shifted", "ShiftedLaplacian", "preconditioned"]
 _OPTIONS = {
     "pc_type": "gamg",
     "pc_gamg_aggressive_coarsening": 0,
-    "pc_gamg_coarse_eq_limit": 1000,
+    "pc_gamg_threshold": 0.02,
     "mg_levels_ksp_type": "gmres",
-    "mg_levels_ksp_max_it": 3,
-    "mg_levels_pc_type": "bjacobi",
+    "mg_levels_ksp_max_it": 4,
+    "mg_levels_pc_type": "sor",
     "ksp_gmres_restart": 100,
     "ksp_max_it": 1000,
 }
+_COARSEST = 5.0  # points a wavelength on the grid that LU solves on, about
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ShiftedLaplacian:
             raise ValueError(
                 f"preconditioner: equation {problem.equation.name!r} has no shifted sibling; physics.helmholtz has one"
             )
-        return Shifted(problem.with_equation(problem.equation.shifted(self.shift)))
+        return Shifted(problem, self.shift)
 
 
 class Shifted:
@@ -81,13 +81,22 @@ class Shifted:
 
     Parameters
     ----------
-    sibling
-        The shifted problem.
+    problem
+        The problem.
+    shift
+        beta.
     """
 
-    def __init__(self, sibling: Semidiscrete) -> None:
-        self._sibling = sibling
-        self.matrix = sibling.new_matrix()
+    def __init__(self, problem: Semidiscrete, shift: float) -> None:
+        assert problem.equation.shifted is not None
+        self._sibling = problem.with_equation(problem.equation.shifted(shift))
+        self.matrix = self._sibling.new_matrix()
+        resolved = 1.0
+        if problem.equation.waves is not None:
+            resolved = min(1.0, _COARSEST / problem.points_a_wavelength())
+        # A grid too coarse for the waves must not be coarsened further: smoothers fail there.
+        unknowns = max(1000, ceil(problem.n_global * resolved**problem.dim))
+        self.options = _OPTIONS | {"pc_gamg_coarse_eq_limit": unknowns}
 
     def assemble(self, problem: Semidiscrete, t: float, state: Array) -> None:
         """Assemble the shifted matrix for the present values of the problem's parameters."""
@@ -111,7 +120,7 @@ class Shifted:
 @contextmanager
 def preconditioned(shifted: Shifted | None) -> Iterator[None]:
     """Let what PETSc sets up meanwhile read our choice of multigrid, where there is one and the user has made none."""
-    ours = {} if shifted is None else {name: value for name, value in _OPTIONS.items() if not option_given(name)}
+    ours = {} if shifted is None else {name: value for name, value in shifted.options.items() if not option_given(name)}
     if any(option_given(name) for name in ("pc_type", "mg_levels_ksp_type", "mg_levels_pc_type")):
         ours = {name: value for name, value in ours.items() if not name.startswith("mg_levels")}
     options = PETSc.Options("npde_")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Parameter
+from npde_fem.parameter import Parameter
 from npde_fem.solve.integrate import Solution, solve
 from npde_fem.solve.preconditioner import ShiftedLaplacian
 

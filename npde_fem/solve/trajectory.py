@@ -8,7 +8,8 @@ from typing import Self
 
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.equation import Initial, Parameter
+from npde_fem.equation import Initial
+from npde_fem.parameter import Parameter
 from npde_fem.solve.adjoint import Derivative, StageSweep, Sweep
 from npde_fem.solve.history import Checkpoints, make_history
 from npde_fem.solve.integrate import Recorder
