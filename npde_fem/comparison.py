@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from npde_fem.cases import KNOWN, Case, Posed, case_named, cell_kind, discretise, velocity_of
-from npde_fem.output import save_figure
 from npde_fem.parallel import is_terminal, on_root
+from npde_fem.pictures import label_few, save_figure
 from npde_fem.solve import Newmark, Scheme, Solution, scheme_named, solve, stable_step
 
 import numpy as np
@@ -89,7 +89,8 @@ def compare(
     Raises
     ------
     KeyError, ValueError
-        For an unknown case, one without an exact solution or not made for ``dim`` dimensions, or fewer than two cells.
+        For an unknown case, one without an exact solution or not made for ``dim`` dimensions, fewer than two cells, or
+        the scheme of a stationary problem.
     """
     comm = comm or MPI.COMM_WORLD
     if isinstance(case, str):
@@ -102,6 +103,8 @@ def compare(
     cell_kind(dim, cell)
     if not set(methods) <= {"fd", "fem"}:
         raise ValueError(f'methods: "fd" and "fem" allowed, {list(methods)} given')
+    if case.end is None and scheme is not None:
+        raise ValueError(f"scheme: not for {case.name}, which is stationary")
     if isinstance(scheme, str) or scheme is None:
         scheme = scheme_named(scheme or case.scheme)
     rows: list[Row] = []
@@ -250,11 +253,13 @@ def draw_orders(rows: Sequence[Row], title: str, path: str | os.PathLike, comm: 
             order = degree + 1
             slope = 0.7 * error[0] * (cells / cells[0]) ** -order
             axes[0].loglog(n, slope, ":", color=line.get_color(), lw=1)
-            axes[0].annotate(f"order {order}", (n[-1], slope[-1]), fontsize=8, color=line.get_color(), va="top")
+            place, colour = (n[-1], slope[-1]), line.get_color()
+            axes[0].annotate(f"order {order}", place, fontsize=8, color=colour, va="top", ha="right")
         axes[0].set(xlabel="unknowns", ylabel="L2 error")
         axes[1].set(xlabel="seconds to solve")
         for axis in axes:
             axis.grid(True, which="major", alpha=0.3)
+            label_few(axis.xaxis)
         axes[0].legend(frameon=False)
         figure.suptitle(title)
         save_figure(figure, path)

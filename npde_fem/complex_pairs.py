@@ -128,7 +128,7 @@ def _integer_power(base: Pair, n: int) -> Pair:
 
 
 def _sqrt(z: Pair) -> Pair:
-    """Return the root of positive real part, by the larger of its parts: their difference would cancel for the other."""
+    """Return the root of positive real part; the smaller of its parts by the larger, as differences would cancel."""
     rightwards = ufl.ge(z.real, 0)
     larger = ufl.sqrt((ufl.sqrt(_square(z)) + ufl.conditional(rightwards, z.real, -z.real)) / 2)
     smaller = z.imag / (2 * ufl.conditional(ufl.gt(larger, 0), larger, 1))

@@ -15,15 +15,24 @@ from typing import Any
 from npde_fem.discretize import FD
 from npde_fem.discretize.grid import GridFunction
 
-import dolfinx.plot
 import numpy as np
 import numpy.typing as npt
+import scipy.spatial
 from dolfinx import fem
 
-__all__ = ["FILMS", "can_film", "draw", "film", "gather_grid", "gather_mesh", "save_figure"]
+__all__ = ["FILMS", "can_film", "draw", "film", "gather_grid", "gather_mesh", "label_few", "save_figure"]
 
 FILMS = {".gif": "pillow", ".mp4": "ffmpeg"}
 """Suffixes of films, and the matplotlib writer that makes them."""
+
+_ABOVE: dict[str, Any] = {
+    "frameon": False,
+    "ncols": 3,
+    "fontsize": 8,
+    "loc": "lower right",
+    "bbox_to_anchor": (1.0, 1.0),
+    "borderaxespad": 0.0,
+}
 
 Frame = dict[str, Any]
 """A state as :func:`gather_grid` and :func:`gather_mesh` return it, on rank 0."""
@@ -35,6 +44,12 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
     aside = path.with_name(f".{path.stem}.part{path.suffix}")
     figure.savefig(aside, dpi=150, bbox_inches="tight")
     aside.replace(path)
+
+
+def label_few(axis: Any) -> None:
+    """Label 1, 2 and 5 of each decade of a logarithmic matplotlib Axis, whatever its range."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
 
 
 def can_film(suffix: str) -> bool:
@@ -65,11 +80,8 @@ def gather_mesh(parts: Sequence[fem.Function]) -> Frame | None:
     mesh, m = space.mesh, space.dofmap.index_map_bs
     dim, x, triangles = mesh.geometry.dim, space.tabulate_dof_coordinates(), np.zeros((0, 3), dtype=int)
     if dim == 2:
-        topology, _, x = dolfinx.plot.vtk_mesh(space)
-        width = int(topology[0]) if topology.size else 1
-        cells = topology.reshape(-1, width + 1)[:, 1:]
-        kind = mesh.topology.cell_type.name
-        triangles = cells[:, :3] if kind == "triangle" else np.vstack([cells[:, :3], cells[:, [0, 2, 3]]])
+        cells = space.dofmap.list[: mesh.topology.index_map(2).size_local]
+        triangles = cells[:, _triangles(space.element.interpolation_points)].reshape(-1, 3)
     value = parts[0].x.array if len(parts) == 1 else parts[0].x.array + 1j * parts[1].x.array
     pieces = mesh.comm.gather((x, value.reshape(-1, m), triangles), root=0)
     if pieces is None:
@@ -81,6 +93,13 @@ def gather_mesh(parts: Sequence[fem.Function]) -> Frame | None:
         "triangles": np.concatenate([p[2] + s for p, s in zip(pieces, starts, strict=False)]),
         "dim": dim,
     }
+
+
+def _triangles(nodes: npt.NDArray) -> npt.NDArray:
+    """Triangulate the nodes of a reference cell: indices, (n, 3)."""
+    found = scipy.spatial.Delaunay(nodes).simplices
+    along, across = nodes[found[:, 1]] - nodes[found[:, 0]], nodes[found[:, 2]] - nodes[found[:, 0]]
+    return found[np.abs(np.linalg.det(np.stack([along, across], axis=1))) > 1e-9]  # none between nodes of one side
 
 
 @dataclass
@@ -141,7 +160,7 @@ def _thinned(frames: list[tuple[float, Frame]], most: int) -> list[tuple[float, 
 
 
 def draw(frames: list[tuple[float, Frame]], title: str, path: str | os.PathLike, most: int = 6) -> None:
-    """Draw gathered states, at most so many: curves, or a map per time with a row per view."""
+    """Draw gathered states, at most so many: curves, or a map per time with a row per view; of one alone no time."""
     plt = _pyplot()
     frames = _thinned(frames, most)
     first = frames[0][1]
@@ -165,7 +184,8 @@ def _draw_maps(plt: Any, frames: list[tuple[float, Frame]]) -> Any:
     for row, view in zip(axes, views, strict=True):
         for axis, (t, frame) in zip(row, frames, strict=True):
             image = _map(axis, frame, view)
-            axis.set_title(f"t = {t:g}" if rows == 1 else f"{view.label}, t = {t:g}", fontsize=10)
+            label = [view.label] * (rows > 1) + [f"t = {t:g}"] * (columns > 1)
+            axis.set_title(", ".join(label), fontsize=10)
         figure.colorbar(image, ax=row.tolist(), shrink=0.85)
     return figure
 
@@ -180,7 +200,8 @@ def _draw_curves(plt: Any, frames: list[tuple[float, Frame]]) -> Any:
             colour = plt.colormaps["viridis"](k / max(1, len(frames) - 1))
             axis.plot(x, view.take(frame)[order], color=colour, label=f"t = {t:g}")
         axis.set(xlabel="x", ylabel=view.label)
-        axis.legend(frameon=False)
+        if len(frames) > 1:
+            axis.legend(frameon=False)
     return figure
 
 
@@ -193,8 +214,9 @@ def _draw_waves(plt: Any, frames: list[tuple[float, Frame]]) -> Any:
         top = _highest(frames, c)
         for axis, (t, frame) in zip(column, frames, strict=True):
             _wave(axis, frame, c, top)
-            axis.set_ylabel(f"t = {t:g}", fontsize=9)
-        column[0].legend(frameon=False, ncols=3, fontsize=8, loc="lower right")
+            if len(frames) > 1:
+                axis.set_ylabel(f"t = {t:g}", fontsize=9)
+        column[0].legend(**_ABOVE)
         column[-1].set_xlabel("x")
     return figure
 
@@ -309,7 +331,7 @@ def _moving_curve(axis: Any, frames: list[tuple[float, Frame]], c: int) -> Updat
     axis.set_xlabel("x")
     if np.iscomplexobj(_component(first, c)):
         update = _wave(axis, first, c, _highest(frames, c))
-        axis.legend(frameon=False, ncols=3, fontsize=8, loc="lower right")
+        axis.legend(**_ABOVE)
         return update
     view, (x, order) = _views(frames)[c], _along(first)
     (line,) = axis.plot(x, view.take(first)[order])

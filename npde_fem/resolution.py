@@ -10,9 +10,9 @@ from typing import Any, TypedDict
 from npde_fem.boundary import Robin
 from npde_fem.discretize import FD, FEM, Grid
 from npde_fem.discretize.semidiscrete import Semidiscrete
-from npde_fem.output import save_figure
 from npde_fem.parallel import on_root
 from npde_fem.physics import helmholtz
+from npde_fem.pictures import label_few, save_figure
 from npde_fem.solve import solve
 
 import numpy as np
@@ -163,6 +163,7 @@ def draw_resolutions(rows: Sequence[Resolution], path: str | os.PathLike, comm: 
         axis.set(xlabel="points a wavelength", ylabel="relative L2 error")
         axis.set_title(f"A plane wave through {rows[0]['wavelengths']:g} wavelengths")
         axis.grid(True, which="major", alpha=0.3)
+        label_few(axis.xaxis)
         axis.legend(frameon=False, title="needed")
         save_figure(figure, path)
         plt.close(figure)

@@ -238,6 +238,7 @@ def test_bad_arguments(arguments, message, capsys):
     [
         (["compare", "heat", "--cells", "16", "8"], "cells must increase"),
         (["compare", "schrodinger-soliton", "--dim", "2"], "schrodinger-soliton: dim 2 given; 1 allowed"),
+        (["compare", "helmholtz", "--scheme", "strang"], "scheme: not for helmholtz, which is stationary"),
         (["solve", "paraxial", "--dim", "3"], "paraxial: dim 3 given; 1 or 2 allowed"),
         (["solve", "poisson", "--cells", "8", "--output", "film.gif"], "a stationary solution is no film"),
         (["compare", "heat", "--cell", "hexahedron"], "in 2D triangle or quadrilateral allowed"),

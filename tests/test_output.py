@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import npde_fem as npde
 from npde_fem.output import Writer, grid_mesh
-from npde_fem.pictures import film, gather_grid
+from npde_fem.pictures import film, gather_grid, gather_mesh
 
 import dolfinx
 import numpy as np
@@ -182,6 +182,20 @@ def test_pictures_and_films(method, dim, kind, tmp_path):
     with Image.open(tmp_path / "u.png") as picture:
         assert min(picture.size) > 200 and np.asarray(picture.convert("L")).std() > 5
     assert {path.name for path in tmp_path.iterdir()} == {"u.png", "u.gif"}
+
+
+@pytest.mark.parametrize(("cell", "degree"), [("triangle", 1), ("triangle", 4), ("quadrilateral", 3)])
+def test_maps_of_any_degree_show_every_node(cell, degree):
+    mesh = dolfinx.mesh.create_unit_square(COMM, 3, 3, dolfinx.mesh.to_type(cell))
+    u = dolfinx.fem.Function(dolfinx.fem.functionspace(mesh, ("Lagrange", degree)))
+    u.interpolate(linear)
+    frame = gather_mesh([u])
+    x, triangles = frame["x"], frame["triangles"]
+    assert frame["values"][:, 0] == pytest.approx(linear(x.T))
+    assert set(triangles.ravel()) == set(range(len(x)))
+    a, b = x[triangles[:, 1]] - x[triangles[:, 0]], x[triangles[:, 2]] - x[triangles[:, 0]]
+    areas = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]) / 2
+    assert areas.sum() == pytest.approx(1) and areas.min() > 1e-4
 
 
 def test_long_films_are_thinned(tmp_path):

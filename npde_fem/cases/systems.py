@@ -51,9 +51,11 @@ def _fitzhugh_nagumo(diffusion: float, timescale: float) -> NPDE:
 def _spiral(dim: int) -> Posed:
     """A wave cut in half by resting medium: it curls up (Bueno-Orovio, Kay and Burrage 2014, BIT 54, section 4.3)."""
 
+    front = 1.25 if dim > 1 else 0.2
+
     def cut(x: Any) -> Any:
         resting = (x[1] >= 1.25) & (dim > 1)
-        return np.array([np.where((x[0] < 1.25) & ~resting, 1.0, 0.0), np.where(resting, 0.1, 0.0)])
+        return np.array([np.where((x[0] < front) & ~resting, 1.0, 0.0), np.where(resting, 0.1, 0.0)])
 
     return Posed(_fitzhugh_nagumo(1e-4, 0.01), initial=cut)
 
