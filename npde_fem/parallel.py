@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ from typing import Any
 from mpi4py import MPI
 
 __all__ = ["Refused", "alike", "end_job_on_exception", "is_terminal", "on_root", "say", "warn_once"]
+
+
+_FORWARDING_SECONDS = 0.5
+"""What mpiexec needs to pass on the last words of a rank; what it has not read when the job ends is lost."""
 
 
 class Refused(ValueError):
@@ -58,6 +63,7 @@ def end_job_on_exception() -> None:
         text = "".join(traceback.format_exception(kind, error, trace))
         sys.stderr.write(f"[rank {MPI.COMM_WORLD.rank}] {text}")
         sys.stderr.flush()
+        time.sleep(_FORWARDING_SECONDS)
         MPI.COMM_WORLD.Abort(1)
 
     sys.excepthook = hook

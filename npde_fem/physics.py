@@ -359,6 +359,8 @@ def open_wave(speed: Coefficient, pml: PML, source: Coefficient = 0.0) -> NPDE:
         psi_t = u,
 
     where products of z are over different axes, and in two dimensions psi has no part. Initial data has phi = psi = 0.
+    With ``mass="lumped"`` take finite elements on quadrilaterals or hexahedra; on triangles and tetrahedra, where the
+    mass is lumped but the gradients are not, waves of some cells grow in the layers.
     """
     d = pml.dim
     components = 2 + d + (1 if d == 3 else 0)

@@ -165,6 +165,25 @@ def test_open_wave_in_three_dimensions():
     assert np.abs(late).max() < 0.05
 
 
+@pytest.mark.parametrize("kind, degree, cells", [("fd", 1, 12), ("fem", 1, 12), ("fem", 2, 6), ("fem", 4, 3)])
+@pytest.mark.parametrize("thickness", [((0, 0.4), (0, 0)), ((0.4, 0.3), (0.4, 0.3))], ids=["one side", "all sides"])
+def test_nothing_grows_in_a_layer(kind, degree, cells, thickness):
+    """No eigenvalue has a positive real part, where gradients are integrated as the mass is."""
+    equation, ends = physics.open_wave(1.0, npde.PML((-1, -1), (1, 1), thickness, 1e-3)), ((-1, -1), (1, 1))
+    if kind == "fd":
+        problem = npde.FD(equation, npde.Grid(COMM, (cells + 1, cells + 1), *ends))
+    else:
+        mesh = dmesh.create_rectangle(COMM, ends, (cells, cells), dmesh.CellType.quadrilateral)
+        space = fem.functionspace(mesh, ("Lagrange", degree, (4,)))
+        problem = npde.FEM(equation, space, mass="lumped")
+    problem.update()
+    rates, mass, rest = problem.new_matrix(), problem.new_matrix(), problem.new_state()
+    problem.jacobian(0.0, rest, 0.0, -1.0, rates)
+    problem.jacobian(0.0, rest, 1.0, 0.0, mass)
+    dense = [matrix.convert("dense").getDenseArray() for matrix in (mass, rates)]
+    assert np.linalg.eigvals(np.linalg.solve(*dense)).real.max() < 1e-6
+
+
 @pytest.fixture(scope="module")
 def open_problem():
     k = npde.Parameter("k", 20.0)

@@ -25,7 +25,7 @@ from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Diagonal, Mass
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
-from npde_fem.discretize.quadrature import check_nodes, lumping, over_nodes, told_apart, with_fixed_degree
+from npde_fem.discretize.quadrature import check_nodes, is_tensor, lumping, over_nodes, told_apart, with_fixed_degree
 from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
@@ -102,7 +102,8 @@ class FEM(Semidiscrete):
         of higher degree on intervals, quadrilaterals and hexahedra, with the nodes that DOLFINx's Lagrange elements
         have by default.
     quadrature_degree
-        Degree of the quadrature; UFL's estimate by default.
+        Degree of the quadrature; UFL's estimate by default. With a lumped mass on intervals, quadrilaterals and
+        hexahedra all integrals over cells are by default at the nodes too, which makes them spectral elements.
 
     Raises
     ------
@@ -315,7 +316,9 @@ class FEM(Semidiscrete):
 
     def _weak_form(self, bcs: Sequence[Flux | Robin | Absorbing]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
-        dx = ufl.Measure("dx", domain=self.mesh, metadata=self._metadata)
+        at_nodes = self._lumped and is_tensor(self.space) and not self._metadata
+        cells = lumping(self.space, self.dim) if at_nodes else self._metadata
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=cells)
         marked = []
         for k, bc in enumerate(bcs):
             facets = self._facets.select(type(bc).__name__, bc.where)

@@ -12,12 +12,13 @@ import ufl
 from dolfinx import fem
 from ufl.algorithms.estimate_degrees import estimate_total_polynomial_degree
 
-__all__ = ["check_nodes", "lumping", "over_nodes", "told_apart", "with_fixed_degree"]
+__all__ = ["check_nodes", "is_tensor", "lumping", "over_nodes", "told_apart", "with_fixed_degree"]
 
 _TENSOR_CELLS = {1: basix.CellType.interval, 2: basix.CellType.quadrilateral, 3: basix.CellType.hexahedron}
 
 
-def _is_tensor(space: fem.FunctionSpace) -> bool:
+def is_tensor(space: fem.FunctionSpace) -> bool:
+    """Whether the cells are intervals, quadrilaterals or hexahedra."""
     return space.mesh.basix_cell() in _TENSOR_CELLS.values()
 
 
@@ -36,7 +37,7 @@ def lumping(space: fem.FunctionSpace, dim: int) -> dict[str, Any]:
     """Return metadata of the quadrature at the nodes of cells, or of their facets, of ``dim`` dimensions."""
     if dim == 0:
         return {}
-    if _is_tensor(space):
+    if is_tensor(space):
         return {"quadrature_rule": "GLL", "quadrature_degree": 2 * space.ufl_element().degree - 1}
     return {"quadrature_rule": "vertex", "quadrature_degree": 1}
 
@@ -44,7 +45,7 @@ def lumping(space: fem.FunctionSpace, dim: int) -> dict[str, Any]:
 def check_nodes(space: fem.FunctionSpace) -> None:
     """Raise ValueError unless the nodes are points of a quadrature of Gauss, Lobatto and Legendre."""
     cell, degree = space.mesh.basix_cell(), space.ufl_element().degree
-    if not _is_tensor(space):
+    if not is_tensor(space):
         raise ValueError(
             f'mass="lumped": degree 1 allowed on a {cell.name}, degree {degree} given; higher degrees are for '
             "intervals, quadrilaterals and hexahedra"
@@ -74,7 +75,7 @@ def told_apart(form: ufl.Form, space: fem.FunctionSpace) -> ufl.Form:
         data = dict(integral.metadata())
         dim = space.mesh.topology.dim - int(integral.integral_type() != "cell")
         nodal = lumping(space, dim)
-        if nodal.get("quadrature_rule") != "GLL":
+        if nodal.get("quadrature_rule") != "GLL" or data.get("quadrature_rule") == "GLL":
             return integral
         cell = _TENSOR_CELLS[dim]
         taken = name(cell, nodal["quadrature_degree"], basix.QuadratureType.gll)
