@@ -128,9 +128,14 @@ def _integer_power(base: Pair, n: int) -> Pair:
 
 
 def _sqrt(z: Pair) -> Pair:
-    size = ufl.sqrt(_square(z))
-    sign = ufl.conditional(ufl.lt(z.imag, 0), -1, 1)
-    return Pair(ufl.sqrt((size + z.real) / 2), sign * ufl.sqrt((size - z.real) / 2))
+    """Return the root of positive real part, by the larger of its parts: their difference would cancel for the other."""
+    rightwards = ufl.ge(z.real, 0)
+    larger = ufl.sqrt((ufl.sqrt(_square(z)) + ufl.conditional(rightwards, z.real, -z.real)) / 2)
+    smaller = z.imag / (2 * ufl.conditional(ufl.gt(larger, 0), larger, 1))
+    upwards = ufl.conditional(ufl.lt(z.imag, 0), -1, 1)
+    return Pair(
+        ufl.conditional(rightwards, larger, upwards * smaller), ufl.conditional(rightwards, smaller, upwards * larger)
+    )
 
 
 _FUNCTIONS: dict[str, Callable[[Pair], Pair]] = {

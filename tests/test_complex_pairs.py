@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import ufl
 from mpi4py import MPI
+from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
+from ufl.algorithms.apply_derivatives import apply_derivatives
 
 DOMAIN = abstract_domain(2)
 
@@ -59,6 +61,17 @@ def evaluate(expression):
 )
 def test_split_is_complex_arithmetic(write, value):
     assert evaluate(write(Z, W)) == pytest.approx(value(*VALUES.values()), rel=1e-14)
+
+
+@pytest.mark.parametrize("z", [5.4, -5.4, -5.4 + 1e-9j, -5.4 - 1e-9j, 2j, -2j, 3 - 4j])
+def test_roots_and_their_derivatives_near_the_axes(z):
+    parts = Pair(*(ufl.variable(ufl.as_ufl(float(part))) for part in (z.real, z.imag)))
+    pair = complex_pairs.split(ufl.sqrt(Z), {Z: parts})
+    root = np.sqrt(complex(z))
+    assert complex(*(float(part(())) for part in pair)) == pytest.approx(root, rel=1e-15)
+    for variable, slope in zip(parts, (1, 1j), strict=True):
+        found = [apply_derivatives(apply_algebra_lowering(ufl.diff(part, variable))) for part in pair]
+        assert complex(*(float(part(())) for part in found)) == pytest.approx(slope / (2 * root), rel=1e-12)
 
 
 def test_what_has_no_parts_is_refused():

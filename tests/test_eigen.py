@@ -387,6 +387,8 @@ def test_bad_input_of_ground_states():
         npde.ground_state(npde.FD(free, g, [npde.Robin(-1j)]), bump)
     with pytest.raises(ValueError, match="real potentials"):
         npde.ground_state(npde.FD(npde.physics.schrodinger(lambda x, t: -1j * x[0] ** 2), g, EDGE), bump)
+    with pytest.raises(ValueError, match="not finite at u0"):
+        npde.ground_state(npde.FD(npde.physics.schrodinger(lambda x, t: ufl.sqrt(x[0])), g, EDGE), bump)
     with pytest.raises(ValueError, match="depend on time"):
         npde.ground_state(npde.FD(npde.physics.schrodinger(lambda x, t: t * x[0] ** 2), g, EDGE), bump)
     with pytest.raises(ValueError, match="tol must be a positive number, not -1"):

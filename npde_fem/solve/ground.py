@@ -94,7 +94,7 @@ def ground_state(
     ------
     TypeError, ValueError
         If the equation is real, stationary, of second order in time or not conservative, its coefficients depend on
-        time, its damping is not 1, boundary data is not zero, or an argument is not as it must be.
+        time or are not finite, its damping is not 1, boundary data is not zero, or an argument is not as it must be.
     RuntimeError
         If the steps end before the residual is small.
     """
@@ -154,6 +154,8 @@ class _Flow:
         problem.rate(0.0, self.state, self.work)
         self.turned.rate(0.0, self.state, self.rate)
         size = self._dot(self.work, self.work)
+        if not isfinite(size):
+            raise ValueError("ground_state: the equation is not finite at u0: a coefficient, or u0, is NaN or infinite")
         turned = (-1j * self.work.view(np.complex128)).view(np.float64) - self.rate
         if self._dot(turned, turned) > 1e-20 * size:
             raise ValueError("ground_state: Flux and Robin conditions given; Dirichlet(0), Periodic or none allowed")
