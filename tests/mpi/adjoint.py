@@ -24,7 +24,7 @@ END, STEPS = 0.3, 6
 POINTS = np.array([[0.21, 0.33], [0.5, 0.5], [0.77, 0.12], [0.4, 0.9]])
 KINDS = ("fem", "fd")
 FIRST = {"r": 1.5, "g": 0.3, "f": 0.1, "alpha": 0.5, "height": 0.4}
-SCHEMES = ("forward-euler", "rk4", "backward-euler", "crank-nicolson", "sdirk2", "imex", "stationary")
+SCHEMES = ("forward-euler", "rk4", "implicit-midpoint", "crank-nicolson", "sdirk2", "imex", "stationary")
 
 
 def at(axis, value):
@@ -62,7 +62,7 @@ def make_problem(kind, stationary=False, comm=COMM):
         damping=0 if stationary else lambda x, t: b,
     )
     bcs = [
-        npde.Dirichlet(lambda x, t: g**2 * (1 + t) * (1 + x[1]) + 4 * D, at(0, 0)),
+        npde.Dirichlet(lambda x, t: g**2 * (1 + t + t**2) * (1 + x[1]) + 4 * D, at(0, 0)),
         npde.Flux(lambda x, t: f**2 * (1 + x[0] * t) * b, at(1, 1)),
         npde.Robin(alpha, lambda x, t: 0.2 * alpha**2 * b, at(0, 1)),
     ]
