@@ -126,7 +126,7 @@ def test_gradients_at_points():
 
 def test_foreign_terms_are_refused():
     element = basix.ufl.element("Lagrange", "interval", 1)
-    u = ufl.Coefficient(ufl.FunctionSpace(npde.equation.abstract_domain(1), element))
+    u = ufl.Coefficient(ufl.FunctionSpace(npde.parameter.abstract_domain(1), element))
     with pytest.raises(ValueError, match="cannot be evaluated on a grid"):
         source_values(lambda v, x, t: v * u, 1.0)
     with pytest.raises(ValueError, match="no higher derivative"):
@@ -135,7 +135,7 @@ def test_foreign_terms_are_refused():
 
 def two_components():
     element = basix.ufl.element("Lagrange", "quadrilateral", 5, shape=(2,))
-    return ufl.Coefficient(ufl.FunctionSpace(npde.equation.abstract_domain(2), element))
+    return ufl.Coefficient(ufl.FunctionSpace(npde.parameter.abstract_domain(2), element))
 
 
 def evaluate(expression, values):
