@@ -62,7 +62,7 @@ def make_problem(kind, stationary=False, comm=COMM):
         damping=0 if stationary else lambda x, t: b,
     )
     bcs = [
-        npde.Dirichlet(lambda x, t: g**2 * (1 + t + t**2) * (1 + x[1]) + 4 * D, at(0, 0)),
+        npde.Dirichlet(lambda x, t: g**2 * (1 + t + t**2 / 2) * (1 + x[1]) + 4 * D, at(0, 0)),
         npde.Flux(lambda x, t: f**2 * (1 + x[0] * t) * b, at(1, 1)),
         npde.Robin(alpha, lambda x, t: 0.2 * alpha**2 * b, at(0, 1)),
     ]
