@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from petsc4py import PETSc
 
-__all__ = ["option_given", "petsc_options"]
+__all__ = ["inserted", "option_given", "petsc_options"]
 
 
 def petsc_options(argv: Sequence[str] | None = None) -> list[str]:
@@ -37,6 +39,22 @@ def petsc_options(argv: Sequence[str] | None = None) -> list[str]:
 def option_given(name: str) -> bool:
     """Whether the user has set the PETSc option ``-npde_NAME``."""
     return bool(PETSc.Options("npde_").hasName(name))
+
+
+@contextmanager
+def inserted(options: Mapping[str, Any]) -> Iterator[None]:
+    """Let PETSc know options, by their whole names, for a while; those it had before come back."""
+    database = PETSc.Options()
+    before = {name: database.getString(name) for name in options if database.hasName(name)}
+    for name, value in options.items():
+        database.setValue(name, value)
+    try:
+        yield
+    finally:
+        for name in options:
+            database.delValue(name)
+        for name, value in before.items():
+            database.setValue(name, value)
 
 
 def _is_number(text: str) -> bool:

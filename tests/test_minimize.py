@@ -7,12 +7,14 @@ from pathlib import Path
 
 import npde_fem as npde
 from npde_fem.optimize.minimize import METHODS, default_method, minimize
+from npde_fem.options import inserted
 
 import numpy as np
 import pytest
 import ufl
 from dolfinx import fem, mesh
 from mpi4py import MPI
+from petsc4py import PETSc
 from pyadjoint import AdjFloat
 
 sys.path.insert(0, str(Path(__file__).parent / "mpi"))
@@ -349,3 +351,16 @@ def test_any_number_of_ranks_takes_the_same_way(ranks, serial, mpirun, tmp_path)
     optima = [one[name] for name in one.files if name.endswith("L2: m")]
     for other in optima[1:]:
         np.testing.assert_allclose(other, optima[0], atol=1e-3)
+
+
+def test_options_of_the_user_outlast_a_search():
+    """What was set for a while goes, and what the user has set comes back."""
+    name = "npde_tao_bqnls_mat_lmvm_hist_size"
+    database = PETSc.Options()
+    database.setValue(name, "3")
+    try:
+        with inserted({name: "7", "npde_tao_passing": "1"}):
+            assert database.getString(name) == "7" and database.hasName("npde_tao_passing")
+        assert database.getString(name) == "3" and not database.hasName("npde_tao_passing")
+    finally:
+        database.delValue(name)

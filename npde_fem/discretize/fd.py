@@ -462,11 +462,6 @@ class FD(Semidiscrete):
     # -- what solvers use ------------------------------------------------------------------------------------
 
     @cached_property
-    def stationary(self) -> bool:
-        """Whether damping and inertia both vanish."""
-        return not self.damped and not self.second_order
-
-    @cached_property
     def second_order(self) -> bool:
         return bool(self._terms.inertia != 0)
 

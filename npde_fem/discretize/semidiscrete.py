@@ -82,9 +82,9 @@ class Semidiscrete(ABC):
         """Return another equation on the same space or grid with the same boundary conditions (collective)."""
 
     @property
-    @abstractmethod
     def stationary(self) -> bool:
-        """Whether the equation has no time derivative."""
+        """Whether the equation has no time derivative: damping and inertia both vanish."""
+        return not self.damped and not self.second_order
 
     @property
     @abstractmethod

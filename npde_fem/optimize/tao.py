@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.optimize.search import Search
+from npde_fem.options import inserted
 
 import numpy as np
 from mpi4py import MPI
@@ -139,7 +140,7 @@ def tao_search(search: Search, kind: str, y: Array, with_hessian: bool, options:
         tao.setSolution(x)
         if variables.inner == "H1":
             _precondition(tao, made, search)
-        with _inserted(options, kind, variables.inner):
+        with inserted(_all_options(options, kind, variables.inner)):
             tao.setFromOptions()
             try:
                 tao.solve()
@@ -162,9 +163,8 @@ def _precondition(tao: PETSc.TAO, made: _Made, search: Search) -> None:
     ksp.setPC(inverse)
 
 
-@contextmanager
-def _inserted(options: Mapping[str, Any], kind: str, inner: str) -> Iterator[None]:
-    """Let PETSc know TAO's options for a while."""
+def _all_options(options: Mapping[str, Any], kind: str, inner: str) -> dict[str, Any]:
+    """Return TAO's options by their whole names, with our choices where the user has made none."""
     given = {f"{_PREFIX}tao_{name}": value for name, value in options.items()}
     database = PETSc.Options()
     for name, value in _QUASI_NEWTON.items():
@@ -173,10 +173,4 @@ def _inserted(options: Mapping[str, Any], kind: str, inner: str) -> Iterator[Non
         given.setdefault(full, database.getString(full, value))
         if kind == "lmvm":  # it does not hand its prefix on
             given[full.removeprefix(_PREFIX)] = given[full]
-    for name, value in given.items():
-        database.setValue(name, value)
-    try:
-        yield
-    finally:
-        for name in given:
-            database.delValue(name)
+    return given

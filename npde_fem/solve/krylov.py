@@ -108,10 +108,10 @@ class SymmetryTest:
         for vector in (x, y):
             conjugate(vector)
         self._matrix.mult(x, z)
-        same = abs(one - y.dot(z)) <= 1e-12 * max(scale, 1e-300)
+        mirrored = abs(one - y.dot(z)) <= 1e-12 * max(scale, 1e-300)
         for vector in (x, y):
             conjugate(vector)
-        return bool(same)
+        return bool(mirrored)
 
     def destroy(self) -> None:
         """Free the vectors."""

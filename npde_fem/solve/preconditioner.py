@@ -10,13 +10,12 @@ with k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import ceil, isfinite
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
-from npde_fem.options import option_given
+from npde_fem.options import inserted, option_given
 
 import numpy as np
 from petsc4py import PETSc
@@ -117,17 +116,11 @@ class Shifted:
         self.matrix.destroy()
 
 
-@contextmanager
-def preconditioned(shifted: Shifted | None) -> Iterator[None]:
+def preconditioned(shifted: Shifted | None) -> AbstractContextManager[None]:
     """Let what PETSc sets up meanwhile read our choice of multigrid, where there is one and the user has made none."""
-    ours = {} if shifted is None else {name: value for name, value in shifted.options.items() if not option_given(name)}
+    if shifted is None:
+        return nullcontext()
+    ours = {name: value for name, value in shifted.options.items() if not option_given(name)}
     if any(option_given(name) for name in ("pc_type", "mg_levels_ksp_type", "mg_levels_pc_type")):
         ours = {name: value for name, value in ours.items() if not name.startswith("mg_levels")}
-    options = PETSc.Options("npde_")
-    for name, value in ours.items():
-        options.setValue(name, value)
-    try:
-        yield
-    finally:
-        for name in ours:
-            options.delValue(name)
+    return inserted({f"npde_{name}": value for name, value in ours.items()})
