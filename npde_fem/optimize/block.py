@@ -2,9 +2,9 @@
 
 While pyadjoint records (``pyadjoint.continue_annotation()``), :func:`solve` puts one block on the tape. It depends on
 the problem's parameters and on the initial state (and velocity, of an equation with inertia); its outputs are the
-states, with the velocities, and the time integrals. Played again with
-other values it solves again; asked for derivatives it sweeps through the solve it made last
-(:class:`~npde_fem.solve.trajectory.Trajectory`), after making sure that this was for the values the tape has now.
+states, with the velocities, and the time integrals. Played again with other values it solves again; asked for
+derivatives it sweeps through the solve it made last (:class:`~npde_fem.solve.trajectory.Trajectory`), after making sure
+that this was for the values the tape has now.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def solve(
         "observe": observe,
         "rescue": rescue,
         "progress": progress,
+        "preconditioner": preconditioner,
     }
-    arguments["preconditioner"] = preconditioner
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):

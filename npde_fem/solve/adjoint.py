@@ -207,7 +207,7 @@ class StageSweep(Sweep):
         if any(self._later_weights):
             of.place(now, *state)
             self._pull_later(source, 0.0)
-            self._collect_rates(np.zeros_like(source), 0.0)
+            self._collect_rates()
             self._later_weights = (0.0, 0.0)
         self._collect_nodal(of.lin.prescribed(), times, source)
         source[:, of.problem.constrained] = 0.0
@@ -279,8 +279,11 @@ class StageSweep(Sweep):
             adjoint[order][of.problem.constrained] = 0.0
             self._solver.solve(right, adjoint[order], transposed=True)
 
-    def _collect_rates(self, adjoint: Array, w: float) -> None:
-        """Collect the sensitivities of the rates at a stage, with the adjoints of all that uses them."""
+    def _collect_rates(self, adjoint: Array | None = None, w: float = 0.0) -> None:
+        """Collect the sensitivities of the rates at a stage, with the adjoints of all that uses them.
+
+        The stage's own adjoint counts if the stage is implicit, with weight ``w``.
+        """
         of, weighted = self._of, self._weighted
         explicit, lagged = self._later_weights
         if explicit:
@@ -288,7 +291,7 @@ class StageSweep(Sweep):
             self._collect(of.scheme.explicit_part, weighted)
         if lagged or w:
             np.multiply(self._later, lagged, out=weighted)
-            for a, x in zip(adjoint, weighted, strict=True):
+            for a, x in zip(() if adjoint is None else adjoint, weighted, strict=False):
                 np.multiply(a, w, out=self._work)
                 x += self._work
             self._collect(of.scheme.implicit_part, weighted)
@@ -324,7 +327,7 @@ class StageSweep(Sweep):
         if any(self._later_weights):
             of.place(t, *start)
             self._pull_later(carried, 0.0)
-            self._collect_rates(np.zeros_like(carried), 0.0)
+            self._collect_rates()
         self._collect_nodal(lin.prescribed(), [t], carried)
         carried[:, constrained] = 0.0
         self._collect_nodal(of.initial, [t], carried)
