@@ -10,10 +10,11 @@ knows a mesh, a grid or a solver; :mod:`npde_fem.discretize` does.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from npde_fem.complex_pairs import Pair, as_flux, as_matrix, as_state, is_complex, split
 from npde_fem.parameter import Value, parameters_of, plain, writing_on, written_on
@@ -245,15 +246,8 @@ class NPDE:
         def times(term: Callable | None) -> Callable | None:
             return None if term is None else lambda u, x, t: factor * call("term", term, (u, x, t))
 
-        return NPDE(
-            flux=times(self.flux),
-            source=times(self.source),
-            damping=self.damping,
-            inertia=self.inertia,
-            components=self.components,
-            dtype=complex,
-            name=f"rotated {self.name}",
-        )
+        flux, source = times(self.flux), times(self.source)
+        return self._with(flux=flux, source=source, waves=None, shifted=None, name=f"rotated {self.name}")
 
     def with_source(self, extra: Callable, name: str | None = None) -> NPDE:
         """Return the same equation, without its flow, with ``extra(u, x, t)`` added to its source."""
@@ -262,16 +256,12 @@ class NPDE:
         def source(u: Expr, x: Expr, t: Expr) -> Expr:
             return extra(u, x, t) if old is None else old(u, x, t) + extra(u, x, t)
 
-        result = NPDE(
-            flux=self.flux,
-            source=source,
-            damping=self.damping,
-            inertia=self.inertia,
-            components=self.components,
-            dtype=self.dtype,
-            name=name or self.name,
-        )
-        result.waves, result.shifted = self.waves, self.shifted
+        return self._with(source=source, name=name or self.name)
+
+    def _with(self, **changes: Any) -> NPDE:
+        """Return the same equation but for some attributes, and for its flow, which these would not fit."""
+        result = copy.copy(self)
+        vars(result).update(flow=None, **changes)
         return result
 
 
