@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -115,6 +116,40 @@ class Semidiscrete(ABC):
     @abstractmethod
     def put_field(self, parameter: Parameter | str, values: Array) -> None:
         """Do as :meth:`set_field`, without a look at bounds or at pyadjoint's tape (collective)."""
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Array]) -> Iterator[None]:
+        """Let parameters have other values meanwhile, without a look at bounds or at pyadjoint's tape (collective).
+
+        Parameters
+        ----------
+        values
+            By name: a number's array, or the flat values of a field that this rank owns.
+        """
+
+        def put(name: str, value: Array) -> None:
+            if self.parameters[name].is_field:
+                self.put_field(name, value)
+            else:
+                self.parameters[name]._ad_assign(value)
+
+        def now(name: str) -> Array:
+            parameter = self.parameters[name]
+            return self.field_values(name) if parameter.is_field else np.array(parameter.value)
+
+        if not values:
+            yield
+            return
+        before = {name: now(name) for name in values}
+        try:
+            for name, value in values.items():
+                put(name, value)
+            self.update()
+            yield
+        finally:
+            for name, value in before.items():
+                put(name, value)
+            self.update()
 
     @abstractmethod
     def gram_times(self, values: Array, out: Array) -> None:

@@ -19,7 +19,7 @@ from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.equation import Initial
 from npde_fem.optimize.operation import Operation
-from npde_fem.optimize.values import as_adjoint, as_array, holding, is_function, with_values
+from npde_fem.optimize.values import as_adjoint, as_array, is_function, with_values
 from npde_fem.parameter import Parameter
 from npde_fem.solve import integrate
 from npde_fem.solve.history import Checkpoints
@@ -203,7 +203,7 @@ def solve(
         problem.meet([u0, velocity], integrals)
         given = _given(problem, parameters or {})
     if not annotate_tape():
-        with holding(problem, {name: as_array(value) for name, value in given.items()}):
+        with problem.holding({name: as_array(value) for name, value in given.items()}):
             return _plain(problem, u0, velocity, integrals, arguments)
     if get_working_tape() is None:
         set_working_tape(Tape())
@@ -343,7 +343,7 @@ class SolveOperation(Operation):
     # -- solving ---------------------------------------------------------------------------------------------
 
     def _holding(self, inputs: list[Array]) -> AbstractContextManager[None]:
-        return holding(self._problem, {**self._fixed, **dict(zip(self._names, inputs, strict=False))})
+        return self._problem.holding({**self._fixed, **dict(zip(self._names, inputs, strict=False))})
 
     def _solve(self, inputs: list[Array]) -> integrate.Solution:
         functions = dict(zip(self._functions, inputs[len(self._names) :], strict=True))

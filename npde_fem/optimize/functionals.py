@@ -10,7 +10,7 @@ from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.optimize.block import States, TapedSolution, rows_of, settle
 from npde_fem.optimize.operation import Operation
-from npde_fem.optimize.values import as_adjoint, holding
+from npde_fem.optimize.values import as_adjoint
 from npde_fem.parallel import alike
 from npde_fem.parameter import Parameter, as_complex, as_numbers
 from npde_fem.solve.integrate import Solution
@@ -313,7 +313,7 @@ class _IntegralOperation(Operation):
 
     def evaluate(self) -> list[Any]:
         values, states = self._sorted(self.values())
-        with holding(self._problem, values):
+        with self._problem.holding(values):
             found = [AdjFloat(self.value(states))]
         self._evaluated_for = values
         return found
@@ -324,7 +324,7 @@ class _IntegralOperation(Operation):
     def tangent(self) -> list[Any]:
         (values, states), (delta, change) = self._sorted(self.values()), self._sorted(self.moves())
         lin, j = self._by(delta)
-        with holding(self._problem, values):
+        with self._problem.holding(values):
             lin.move(delta)
             self._place(lin, states, change)
             return [AdjFloat(j.tangent())]
@@ -337,7 +337,7 @@ class _IntegralOperation(Operation):
         (values, states), (delta, change) = self._sorted(self.values()), self._sorted(self.moves())
         lin, j = self._by({self._names[i] for i in wanted} | (set() if second is None else set(delta)))
         out, more = np.zeros(self._problem.n_owned), np.zeros(self._problem.n_owned)
-        with holding(self._problem, values):
+        with self._problem.holding(values):
             if second is not None:
                 lin.move(delta)
             self._place(lin, states, change)

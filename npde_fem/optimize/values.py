@@ -6,18 +6,16 @@ A parameter, a state or a number may stand on the tape as one of our own types (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from npde_fem.discretize.real import real_values
-from npde_fem.discretize.semidiscrete import Array, Semidiscrete
+from npde_fem.discretize.semidiscrete import Array
 from npde_fem.taped import Taped
 
 import numpy as np
 from pyadjoint import AdjFloat
 
-__all__ = ["as_adjoint", "as_array", "holding", "is_function", "with_values"]
+__all__ = ["as_adjoint", "as_array", "is_function", "with_values"]
 
 
 def as_array(thing: Any) -> Array:
@@ -54,32 +52,3 @@ def with_values(like: Any, values: Array) -> Any:
     made.x.array[: values.size] = values
     made.x.scatter_forward()
     return made
-
-
-@contextmanager
-def holding(problem: Semidiscrete, values: Mapping[str, Array]) -> Iterator[None]:
-    """Let parameters of a problem have other values meanwhile, without a look at their bounds (collective)."""
-
-    def put(name: str, value: Array) -> None:
-        if problem.parameters[name].is_field:
-            problem.put_field(name, value)
-        else:
-            problem.parameters[name]._ad_assign(value)
-
-    def now(name: str) -> Array:
-        parameter = problem.parameters[name]
-        return problem.field_values(name) if parameter.is_field else np.array(parameter.value)
-
-    if not values:
-        yield
-        return
-    before = {name: now(name) for name in values}
-    try:
-        for name, value in values.items():
-            put(name, value)
-        problem.update()
-        yield
-    finally:
-        for name, value in before.items():
-            put(name, value)
-        problem.update()
