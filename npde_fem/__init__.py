@@ -20,6 +20,7 @@ from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
 from npde_fem.boundary import Absorbing, Dirichlet, Flux, Periodic, Robin
 from npde_fem.equation import NPDE, Initial, manufactured
+from npde_fem.neural_terms import neural
 from npde_fem.parameter import ComplexParameter, Parameter
 from npde_fem.optimize import (
     H1,
@@ -125,6 +126,7 @@ __all__ = [
     "manufactured",
     "minimize",
     "misfit",
+    "neural",
     "periodic_mesh",
     "petsc_options",
     "physics",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from npde_fem.complex_pairs import Pair, as_flux, as_matrix, as_state, is_complex, split
-from npde_fem.parameter import Value, parameters_of, plain, writing_on, written_on
+from npde_fem.parameter import Value, parameters_of, plain, terminals_of, writing_on, written_on
 
 import basix.ufl
 import numpy as np
@@ -154,7 +154,7 @@ class NPDE:
                 inertia=write_term("inertia", self.inertia, (x, t), matrix_shapes),
             )
             for label, term in zip(("damping", "inertia"), terms[2:], strict=True):
-                if u in set(traverse_unique_terminals(term)):
+                if u in terminals_of(term):
                     raise ValueError(f"{label} must not depend on the state u")
         parameters_of(terms)
         return terms
