@@ -76,11 +76,12 @@ class _Absorber(NamedTuple):
 
 
 class _Operator(NamedTuple):
-    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du depends on."""
+    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du, and all, depends on."""
 
     assembler: Assembler
     with_state: bool
     with_time: bool
+    parameters: frozenset[str]
 
 
 class FEM(Semidiscrete):
@@ -902,14 +903,27 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time)
+            symbols = {*form.coefficients(), *form.constants()}
+            names = frozenset(parameter.name for parameter, bound in self._bound.items() if bound in symbols)
+            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time, names)
         return self._operators[part]
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         operator = self._operator(part)
         return operator.with_state, operator.with_time
 
-    def new_matrix(self) -> PETSc.Mat:
+    @property
+    def autonomous(self) -> bool:
+        residual = self._residuals["all"]
+        return not any(p.in_time for p in self._prescribed) and (
+            residual is None or self._t not in residual.constants()
+        )
+
+    @property
+    def matrix_parameters(self) -> frozenset[str]:
+        return self._operator("all").parameters
+
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
         return self._operator("all").assembler.new_matrix()
 
     def jacobian(
@@ -921,12 +935,14 @@ class FEM(Semidiscrete):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         operator = self._operator(part)
         self.set_state(t, state)
         for constant, factor in zip(self._factors, (mass_factor, rate_factor, inertia_factor), strict=True):
             constant.value = factor
-        operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
+        operator.assembler.fill(matrix, [] if whole else [p.condition for p in self._prescribed])
 
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)
