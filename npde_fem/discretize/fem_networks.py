@@ -26,6 +26,7 @@ from npde_fem.parameter import terminals_of
 
 import basix.ufl
 import numpy as np
+import numpy.typing as npt
 import ufl
 from dolfinx import fem
 from ufl.core.expr import Expr
@@ -123,11 +124,22 @@ class Site:
         self._owner: FEMNetworks = weakref.proxy(owner)
         self.network, self.argument, self.cells = network, argument, owner.cells
         self.evaluator = owner.evaluator(network)
-        self._expression = owner.problem.compile_expression(argument, owner.points)
         shape = (self.cells.size, len(owner.points), network.inputs)
         self._inputs, self.points = np.empty(shape), shape[1]
+        problem = owner.problem
+        places = [_place_in_state(part, problem.state_function) for part in argument.ufl_operands]
+        self._fill: Callable[[Array], object]
+        if None in places:
+            expression, mesh = problem.compile_expression(argument, owner.points), problem.mesh
+            self._fill = lambda out: expression.eval(mesh, self.cells, out)
+        else:
+            self._fill = _components_at(problem.state_function, self.cells, owner.points, places)
         self._version, self._order = -1, -1
         self._values: list[Array] = []
+
+    def new_values(self, order: int) -> Array:
+        """Return room for a derivative by the inputs."""
+        return np.empty((self.cells.size * self.points, self.network.outputs, *[self.network.inputs] * order))
 
     @property
     def site(self) -> Site:
@@ -137,7 +149,7 @@ class Site:
         """Bring the inputs up to date; return the number of the point that they belong to."""
         version = self._owner.version()
         if version != self._version:
-            self._expression.eval(self._owner.problem.mesh, self.cells, self._inputs)
+            self._fill(self._inputs)
             self._version, self._order = version, -1
         return version
 
@@ -151,9 +163,36 @@ class Site:
         """Return a derivative by the inputs, shape (points, m, k, ...), at the present state."""
         self.refresh()
         if self._order < order:
-            self._values = self.evaluator.values(self.inputs, order)
+            self._values += [self.new_values(n) for n in range(len(self._values), order + 1)]
+            self.evaluator.values(self.inputs, order, out=self._values[: order + 1])
             self._order = order
         return self._values[order]
+
+
+def _place_in_state(part: Expr, u: fem.Function) -> int | None:
+    """Return which component of the state an input is; None if it is none."""
+    if part == u:
+        return 0
+    if isinstance(part, ufl.classes.Indexed) and part.ufl_operands[0] == u:
+        return int(part.ufl_operands[1][0])
+    return None
+
+
+def _components_at(
+    u: fem.Function, cells: npt.NDArray[np.int32], points: Array, chosen: Sequence[int | None]
+) -> Callable[[Array], object]:
+    """Return what writes components of a Lagrange function at points of cells into an array (cells, points, chosen)."""
+    space = u.function_space
+    basis = space.ufl_element().basix_element.tabulate(0, points)[0, :, :, 0].T.copy()
+    dofs = [space.dofmap.list[cells].astype(np.int64) * space.dofmap.bs + c for c in chosen if c is not None]
+    at_nodes = np.empty(dofs[0].shape)
+
+    def fill(out: Array) -> None:
+        for k, of_component in enumerate(dofs):
+            np.take(u.x.array, of_component, out=at_nodes, mode="clip")
+            np.matmul(at_nodes, basis, out=out[:, :, k])
+
+    return fill
 
 
 class Direction:
@@ -181,7 +220,8 @@ class Direction:
         """Return what :meth:`Site.values` does, differentiated along the direction."""
         version = self.site.refresh()
         if version != self._version or self._order < order:
-            self._values = self.site.evaluator.values(self.site.inputs, order, self.delta)
+            self._values += [self.site.new_values(n) for n in range(len(self._values), order + 1)]
+            self.site.evaluator.values(self.site.inputs, order, self.delta, self._values[: order + 1])
             self._version, self._order = version, order
         return self._values[order]
 
