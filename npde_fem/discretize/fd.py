@@ -166,6 +166,7 @@ class FD(Semidiscrete):
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
         self._lay_out()
+        self._masses_known = False
         self.update()
 
     def with_equation(self, equation: NPDE) -> FD:
@@ -474,11 +475,20 @@ class FD(Semidiscrete):
         numbers = [np.ravel(p.value) for p in self._number_parameters]
         if numbers:
             self.number_values[:] = np.concatenate(numbers)
-        self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
-        self._inverses: dict[str, Array] = {}
-        self._divisors: dict[str, Array] = {}
-        self._ratio = np.nan
+        if self._masses_vary or not self._masses_known:
+            self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
+            self._inverses: dict[str, Array] = {}
+            self._divisors: dict[str, Array] = {}
+            self._ratio = np.nan
+            self._masses_known = True
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
+
+    @cached_property
+    def _masses_vary(self) -> bool:
+        """Whether damping or inertia may contain a parameter."""
+        parameters = {*self.symbols.numbers, *(field.symbol for field in self.symbols.fields)}
+        terminals = [set(traverse_unique_terminals(term)) for term in (self.damping, self.inertia)]
+        return bool(self.absorbers) or any(parameters & found for found in terminals)
 
     def _evaluate(self, term: Term) -> Array:
         """Damping ("mass") or inertia as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""

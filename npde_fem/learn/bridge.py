@@ -14,7 +14,8 @@ backward pass needs, and no longer (:class:`Record`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,6 +23,8 @@ from weakref import WeakValueDictionary
 from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.learn.task import Call, Task
+from npde_fem.learn.tensors import Kind, Slot, agreed, refuse_gradients
+from npde_fem.parallel import alike
 from npde_fem.solve.trajectory import Trajectory
 
 import numpy as np
@@ -33,33 +36,47 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["Record", "measured", "solved"]
 
+_ANY_ARGUMENTS = Signature([Parameter("arguments", Parameter.VAR_POSITIONAL)])
 _numbers = count()
 _alive: WeakValueDictionary[int, Record] = WeakValueDictionary()
 
 
-def solved(task: Task, inputs: Sequence[torch.Tensor], batch: int | None) -> dict[str, torch.Tensor]:
-    """Return the outputs of a task by name, differentiable by its inputs (collective).
+def solved(
+    task: Task, slots: Sequence[Slot], tensors: Sequence[Any], weights: Sequence[torch.Tensor] = ()
+) -> tuple[dict[str, torch.Tensor], Kind]:
+    """Solve a task (collective).
 
     Parameters
     ----------
     task
         The task.
-    inputs
-        Float64 on the CPU, in the task's order: flat, ``(size,)``, or one row a sample.
-    batch
-        Samples; None where no input has rows.
+    slots, tensors
+        The places of its first inputs, and a user's tensors for them.
+    weights
+        Tensors for its other inputs, on the same device; never a row a sample.
+
+    Returns
+    -------
+    dict of Tensor, Kind
+        The outputs by name, float64 on the CPU and real, differentiable by the inputs; and how the user has tensors.
 
     Raises
     ------
-    ValueError
-        If an input is not finite, or the ranks do not agree.
+    TypeError, ValueError
+        If a tensor does not fit its slot, is not finite, or the ranks do not agree.
     SolveError
         If a solve fails.
     """
+    with alike(task.problem.comm):
+        kind, in_batch = agreed(slots, tensors, weights)
+        if task.problem.stationary:
+            refuse_gradients({s.label: x for s, x in zip(slots, tensors, strict=True) if s.label == "u0"})
+    inputs = [slot.flat(x, rows) for slot, x, rows in zip(slots, tensors, in_batch, strict=True)]
+    inputs += [x.to("cpu", torch.float64).reshape(-1) for x in weights]
     recording = torch.is_grad_enabled()
     needs = [recording and x.requires_grad or unpack_dual(x).tangent is not None for x in inputs]
-    _, *outputs = Solve.apply(Call(task, batch, needs), *inputs)
-    return dict(zip(task.outputs, outputs, strict=True))
+    _, *outputs = Solve.apply(Call(task, kind.batch, needs), *inputs)
+    return dict(zip(task.outputs, outputs, strict=True)), kind
 
 
 def measured(probe: Probe, states: torch.Tensor) -> torch.Tensor:
@@ -104,10 +121,17 @@ def _in_order() -> None:
         )
 
 
+def _quickly_bound(forward: Callable) -> Callable:
+    """Let torch bind arguments without looking at the function anew, which takes longer than small solves may."""
+    forward.__signature__ = _ANY_ARGUMENTS  # type: ignore[attr-defined]
+    return forward
+
+
 class Solve(Function):
     """S(x): ``(call, *x)`` -> ``(record, *y)``."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, *x: torch.Tensor) -> tuple:
         _in_order()
         outputs, trajectories = call.solve(_arrays(x))
@@ -122,7 +146,9 @@ class Solve(Function):
     @staticmethod
     def backward(ctx: Any, _: None, *w: torch.Tensor | None) -> tuple:
         needs = ctx.needs_input_grad[1:]
-        found = Adjoint.apply(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
+        # Without a graph to be made of it, it need not be an operation.
+        adjoint = Adjoint.apply if torch.is_grad_enabled() else Adjoint.forward
+        found = adjoint(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
         return None, *_placed(_chosen(needs), found, len(needs))
 
     @staticmethod
@@ -134,6 +160,7 @@ class Adjoint(Function):
     """P_d(x, w): ``(call, wanted, record, *x, *w)`` -> derivatives by the wanted inputs."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, wanted: list[int], record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
         x, w = _parted(call, _arrays(given))
         return tuple(map(torch.from_numpy, call.adjoint(x, _recorded(record, call, x), wanted, w)))
@@ -164,6 +191,7 @@ class Tangent(Function):
     """P_w(x, d): ``(call, record, *x, *d)`` -> changes of the outputs."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
         x, d = _parted(call, _arrays(given))
         return tuple(map(torch.from_numpy, call.tangent(x, _recorded(record, call, x), d)))

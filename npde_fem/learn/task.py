@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Self
 
 from npde_fem.discretize.data import finite
@@ -50,8 +50,6 @@ class Task:
         Which results are wanted: names of :class:`~npde_fem.solve.trajectory.Cotangents`.
     initial
         Initial state and velocity, as far as they are no inputs.
-    given
-        Values of parameters that are no inputs, in the place of their own: by name, as ``Semidiscrete.holding`` takes.
     arguments
         What ``solve.integrate.solve`` takes besides.
     integrals, checkpoints
@@ -63,7 +61,6 @@ class Task:
     outputs: tuple[str, ...]
     initial: dict[str, Any]
     arguments: dict[str, Any]
-    given: Mapping[str, Array] = field(default_factory=dict)
     integrals: Sequence[Callable] = ()
     checkpoints: int | Checkpoints | None = None
 
@@ -85,9 +82,9 @@ class Task:
 
     def fixed(self) -> dict[str, Array]:
         """Return copies of the present values of the parameters that are no inputs, by name."""
-        problem, found = self.problem, dict(self.given)
+        problem, found = self.problem, {}
         for name, parameter in problem.parameters.items():
-            if parameter not in self.inputs and name not in found:
+            if parameter not in self.inputs:
                 found[name] = problem.field_values(name) if parameter.is_field else np.array(parameter.value)
         return found
 
@@ -109,7 +106,7 @@ class Call:
         self.task, self.batch, self.needs = task, batch, tuple(needs)
         self.recording = any(needs)
         # A sweep comes later, when these may have other values.
-        self._fixed = task.fixed() if self.recording else dict(task.given)
+        self._fixed = task.fixed() if self.recording else {}
         self._data = self._data_now() if self.recording else []
 
     # -- solving ---------------------------------------------------------------------------------------------
@@ -117,7 +114,7 @@ class Call:
     def solve(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Trajectory]]:
         """Return the outputs, with a leading axis of samples for a batch, and the trajectories if it is recording."""
         self._check(arrays)
-        return self._solve(arrays, self.task.given)
+        return self._solve(arrays, {})
 
     def again(self, arrays: Sequence[Array]) -> list[Trajectory]:
         """Return the trajectories of the same solves once more."""
@@ -164,10 +161,8 @@ class Call:
         parameters = [(key, values) for key, values in sample.items() if isinstance(key, Parameter)]
         return {p.name: values if p.is_field else values.reshape(p.ufl_shape) for p, values in parameters}
 
-    @contextmanager
-    def _holding(self, sample: Mapping[Key, Array], fixed: Mapping[str, Array]) -> Iterator[None]:
-        with self.task.problem.holding({**fixed, **self._parameters(sample)}):
-            yield
+    def _holding(self, sample: Mapping[Key, Array], fixed: Mapping[str, Array]) -> AbstractContextManager[None]:
+        return self.task.problem.holding({**fixed, **self._parameters(sample)})
 
     @contextmanager
     def _naming(self, b: int) -> Iterator[None]:
@@ -248,20 +243,20 @@ class Call:
             self._add(derivative, wanted, b, found)
         return found
 
-    @contextmanager
-    def _as_then(self, arrays: Sequence[Array], b: int) -> Iterator[None]:
+    def _as_then(self, arrays: Sequence[Array], b: int) -> AbstractContextManager[None]:
         """Let parameters have the values of the solve."""
-        functions = self.task.problem.data_functions
-        if functions:
+        if self._data:
             with alike(self.task.problem.comm):
-                for function, before, now in zip(functions, self._data, self._data_now(), strict=True):
-                    if not np.array_equal(before, now):
-                        raise RuntimeError(
-                            f"the function {function.name!r} in the equation was changed between a solve and its "
-                            "backward pass; a field parameter may be"
-                        )
-        with self._holding(self._sample(arrays, b), self._fixed):
-            yield
+                self._check_data()
+        return self._holding(self._sample(arrays, b), self._fixed)
+
+    def _check_data(self) -> None:
+        for function, then, now in zip(self.task.problem.data_functions, self._data, self._data_now(), strict=True):
+            if not np.array_equal(then, now):
+                raise RuntimeError(
+                    f"the function {function.name!r} in the equation was changed between a solve and its backward "
+                    "pass; a field parameter in its place may be"
+                )
 
     def _data_now(self) -> list[Array]:
         return [function.x.array.copy() for function in self.task.problem.data_functions]
