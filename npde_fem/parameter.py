@@ -20,6 +20,7 @@ from ufl.corealg.traversal import traverse_unique_terminals
 
 __all__ = [
     "ComplexParameter",
+    "Composite",
     "Parameter",
     "Value",
     "abstract_domain",
@@ -27,6 +28,7 @@ __all__ = [
     "as_numbers",
     "parameters_of",
     "plain",
+    "terminals_of",
     "writing_on",
     "written_on",
 ]
@@ -326,6 +328,40 @@ class Parameter(ufl.Coefficient, Taped):
         return self._settled().riesz(self, values, kind) if self.is_field else values
 
 
+class Composite(ufl.Coefficient):
+    """A terminal of UFL that stands for values made, point by point, from other expressions by means UFL has none for.
+
+    A discretisation replaces it by what holds these values.
+
+    Parameters
+    ----------
+    shape
+        Shape of a value.
+    parts
+        The expressions, parameters among them.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Composite:
+        return object.__new__(cls)
+
+    def __init__(self, shape: tuple[int, ...], parts: Sequence[Expr]) -> None:
+        ufl.Coefficient.__init__(self, _placeholder_space(shape))
+        self.parts = tuple(parts)
+
+    def ufl_domains(self) -> tuple:
+        """Return the domain an equation is being written on, if any (see :func:`writing_on`)."""
+        domain = _writing_on.get()
+        return () if domain is None else (domain,)
+
+    def ufl_domain(self) -> ufl.Mesh | None:
+        """Return the domain an equation is being written on, or None."""
+        return _writing_on.get()
+
+    def is_cellwise_constant(self) -> bool:
+        """Whether the gradient vanishes: it does not."""
+        return False
+
+
 class ComplexParameter:
     """A complex number or field in an equation: two parameters, its real and its imaginary part.
 
@@ -416,6 +452,14 @@ def plain(value: Any) -> Any:
     return value.expression if isinstance(value, ComplexParameter) else value
 
 
+def terminals_of(expression: Expr) -> set[Expr]:
+    """Return all terminals that an expression is made of, those in the parts of a :class:`Composite` included."""
+    found: set[Expr] = set(traverse_unique_terminals(expression))
+    for terminal in [t for t in found if isinstance(t, Composite)]:
+        found = found.union(*(terminals_of(part) for part in terminal.parts))
+    return found
+
+
 def parameters_of(expressions: Sequence[Expr]) -> dict[str, Parameter]:
     """Return the parameters in ``expressions`` by name, in order of their making.
 
@@ -426,7 +470,7 @@ def parameters_of(expressions: Sequence[Expr]) -> dict[str, Parameter]:
     """
     found: set[Parameter] = set()
     for expression in expressions:
-        found |= {p for p in traverse_unique_terminals(expression) if isinstance(p, Parameter)}
+        found |= {p for p in terminals_of(expression) if isinstance(p, Parameter)}
     named: dict[str, Parameter] = {}
     for parameter in sorted(found, key=lambda p: p.count()):
         if parameter.name in named:

@@ -1,0 +1,286 @@
+"""Solves as operations of torch: forwards, backwards, backwards again, and along a direction.
+
+Let y = S(x) be the results of a solve for the inputs x. Derivatives are made of the pairing
+
+    P(x, w, d) = w . S'(x) d
+
+of a cotangent w, derivatives by the results, with a direction d of the inputs: :class:`Adjoint` is ``P_d = S'(x)^T w``
+and :class:`Tangent` is ``P_w = S'(x) d``. Each is linear but in x, by which P is differentiated in turn by the
+second-order adjoint. Third derivatives there are none.
+
+Each forward pass has a record of its own, so that many may be outstanding. It lives as long as torch keeps what a
+backward pass needs, and no longer (:class:`Record`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+from npde_fem.discretize.probe import Probe
+from npde_fem.discretize.semidiscrete import Array
+from npde_fem.learn.task import Call, Task
+from npde_fem.solve.trajectory import Trajectory
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch.autograd import Function
+from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Record", "measured", "solved"]
+
+_numbers = count()
+_alive: WeakValueDictionary[int, Record] = WeakValueDictionary()
+
+
+def solved(task: Task, inputs: Sequence[torch.Tensor], batch: int | None) -> dict[str, torch.Tensor]:
+    """Return the outputs of a task by name, differentiable by its inputs (collective).
+
+    Parameters
+    ----------
+    task
+        The task.
+    inputs
+        Float64 on the CPU, in the task's order: flat, ``(size,)``, or one row a sample.
+    batch
+        Samples; None where no input has rows.
+
+    Raises
+    ------
+    ValueError
+        If an input is not finite, or the ranks do not agree.
+    SolveError
+        If a solve fails.
+    """
+    recording = torch.is_grad_enabled()
+    needs = [recording and x.requires_grad or unpack_dual(x).tangent is not None for x in inputs]
+    _, *outputs = Solve.apply(Call(task, batch, needs), *inputs)
+    return dict(zip(task.outputs, outputs, strict=True))
+
+
+def measured(probe: Probe, states: torch.Tensor) -> torch.Tensor:
+    """Return the values of states ``(..., n_owned)`` at points, ``(..., points, m)``, replicated (collective)."""
+    found: torch.Tensor = _Measure.apply(states, probe)
+    return found
+
+
+class Record:
+    """What sweeps need of some solves, owned by the memory of a tensor that the graph saves.
+
+    torch frees such a tensor after the last backward pass, throws it away in checkpoint regions to make it again, and
+    lets hooks move it. So it goes with the record, which has the lifetime of :meth:`tensor`'s memory.
+    """
+
+    def __init__(self, trajectories: list[Trajectory]) -> None:
+        self.trajectories, self._number = trajectories, np.array(next(_numbers))
+        _alive[self._number.item()] = self
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self._number.__array_interface__
+
+    def tensor(self) -> torch.Tensor:
+        """Return the tensor by which :func:`_recorded` finds the record."""
+        return torch.from_numpy(np.asarray(self))
+
+
+def _recorded(tensor: torch.Tensor, call: Call, arrays: Sequence[Array]) -> list[Trajectory]:
+    """Return the trajectories of a call; where their record's tensor was moved, those of the same solves again."""
+    _in_order()
+    record = _alive.get(int(tensor.item()))
+    return call.again(arrays) if record is None else record.trajectories
+
+
+def _in_order() -> None:
+    """Raise RuntimeError in a thread that may not communicate."""
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED and not MPI.Is_thread_main():
+        raise RuntimeError(
+            "a solve, or its backward pass, was called in another thread than the one that initialised MPI, which "
+            "serves no other: call it there, or initialise MPI with MPI.THREAD_MULTIPLE"
+        )
+
+
+class Solve(Function):
+    """S(x): ``(call, *x)`` -> ``(record, *y)``."""
+
+    @staticmethod
+    def forward(call: Call, *x: torch.Tensor) -> tuple:
+        _in_order()
+        outputs, trajectories = call.solve(_arrays(x))
+        return Record(trajectories).tensor(), *map(torch.from_numpy, outputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        ctx.call, *x = inputs
+        ctx.mark_non_differentiable(output[0])
+        _save(ctx, output[0], *x)
+
+    @staticmethod
+    def backward(ctx: Any, _: None, *w: torch.Tensor | None) -> tuple:
+        needs = ctx.needs_input_grad[1:]
+        found = Adjoint.apply(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
+        return None, *_placed(_chosen(needs), found, len(needs))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *d: torch.Tensor | None) -> tuple:
+        return None, *Tangent.apply(ctx.call, *ctx.saved_tensors, *d)
+
+
+class Adjoint(Function):
+    """P_d(x, w): ``(call, wanted, record, *x, *w)`` -> derivatives by the wanted inputs."""
+
+    @staticmethod
+    def forward(call: Call, wanted: list[int], record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
+        x, w = _parted(call, _arrays(given))
+        return tuple(map(torch.from_numpy, call.adjoint(x, _recorded(record, call, x), wanted, w)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        ctx.call, ctx.wanted, *tensors = inputs
+        _save(ctx, *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *d_wanted: torch.Tensor | None) -> tuple:
+        trajectories, x, w = _remembered(ctx)
+        d = _placed(ctx.wanted, _arrays(d_wanted), len(x))
+        needs_x, needs_w = _parted(ctx.call, ctx.needs_input_grad[3:])
+        by_x = _by_inputs(ctx.call, trajectories, needs_x, x, w, d)
+        by_w = map(torch.from_numpy, ctx.call.tangent(x, trajectories, d)) if any(needs_w) else w
+        return None, None, None, *by_x, *by_w
+
+    @staticmethod
+    def jvp(ctx: Any, _call: None, _wanted: None, _record: None, *moves: torch.Tensor | None) -> tuple:
+        trajectories, x, w = _remembered(ctx)
+        d, change = _parted(ctx.call, _arrays(moves))
+        return tuple(map(torch.from_numpy, ctx.call.second(x, trajectories, ctx.wanted, w, change, d)))
+
+
+class Tangent(Function):
+    """P_w(x, d): ``(call, record, *x, *d)`` -> changes of the outputs."""
+
+    @staticmethod
+    def forward(call: Call, record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
+        x, d = _parted(call, _arrays(given))
+        return tuple(map(torch.from_numpy, call.tangent(x, _recorded(record, call, x), d)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        ctx.call, *tensors = inputs
+        _save(ctx, *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *by: torch.Tensor | None) -> tuple:
+        (trajectories, x, d), w = _remembered(ctx), _arrays(by)
+        needs_x, needs_d = _parted(ctx.call, ctx.needs_input_grad[2:])
+        by_x = _by_inputs(ctx.call, trajectories, needs_x, x, w, d)
+        wanted = _chosen(needs_d)
+        by_d = map(torch.from_numpy, ctx.call.adjoint(x, trajectories, wanted, w) if wanted else [])
+        return None, None, *by_x, *_placed(wanted, list(by_d), len(x))
+
+
+def _by_inputs(
+    call: Call,
+    trajectories: list[Trajectory],
+    needs: Sequence[bool],
+    x: Sequence[Array],
+    w: Sequence[Array | None],
+    d: Sequence[Array | None],
+) -> list[torch.Tensor | None]:
+    """Return P_x(x, w, d) by those of the inputs that need it."""
+    wanted = _chosen(needs)
+    found = call.second(x, trajectories, wanted, w, [None] * len(w), d) if wanted else []
+    return _placed(wanted, list(map(torch.from_numpy, found)), len(x))
+
+
+def _save(ctx: Any, *tensors: torch.Tensor | None) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def _remembered(ctx: Any) -> tuple[list[Trajectory], list[Array], list[Array | None]]:
+    """Return the record, x, and what was saved after it."""
+    record, *tensors = ctx.saved_tensors
+    x, others = _parted(ctx.call, _arrays(tensors))
+    return _recorded(record, ctx.call, x), x, others
+
+
+def _arrays(tensors: Sequence[torch.Tensor | None]) -> list[Any]:
+    """Return the tensors' memory as arrays."""
+    return [None if x is None else x.detach().numpy() for x in tensors]
+
+
+def _parted(call: Call, things: Sequence[Any]) -> tuple[Any, Any]:
+    """Return what belongs to the inputs, which comes first, and the rest."""
+    n = len(call.task.inputs)
+    return things[:n], things[n:]
+
+
+def _chosen(needs: Sequence[bool]) -> list[int]:
+    return [i for i, needed in enumerate(needs) if needed]
+
+
+def _placed(places: Sequence[int], values: Sequence[Any], size: int) -> list[Any]:
+    """Return ``size`` entries: values at their places, None elsewhere."""
+    found = dict(zip(places, values, strict=True))
+    return [found.get(i) for i in range(size)]
+
+
+# -- signals ---------------------------------------------------------------------------------------------------
+
+
+class _Measure(Function):
+    """B u of each state, replicated."""
+
+    @staticmethod
+    def forward(states: torch.Tensor, probe: Probe) -> torch.Tensor:
+        _in_order()
+        rows = states.detach().numpy().reshape(-1, states.shape[-1])
+        found = np.empty((len(rows), len(probe.points), probe.components))
+        for row, out in zip(rows, found, strict=True):
+            probe.apply(row, out)
+        return torch.from_numpy(found).reshape(*states.shape[:-1], *found.shape[1:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        states, ctx.probe = inputs
+        ctx.size = states.shape[-1]
+
+    @staticmethod
+    def backward(ctx: Any, weights: torch.Tensor) -> tuple:
+        return _Spread.apply(weights, ctx.probe, ctx.size), None
+
+    @staticmethod
+    def jvp(ctx: Any, moves: torch.Tensor, _: None) -> torch.Tensor:
+        return measured(ctx.probe, moves)
+
+
+class _Spread(Function):
+    """B^T w of each set of replicated signals."""
+
+    @staticmethod
+    def forward(weights: torch.Tensor, probe: Probe, size: int) -> torch.Tensor:
+        rows = weights.detach().numpy().reshape(-1, len(probe.points), probe.components)
+        found = np.zeros((len(rows), size))
+        for row, out in zip(rows, found, strict=True):
+            probe.transpose(row, out)
+        return torch.from_numpy(found).reshape(*weights.shape[:-2], size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        _, ctx.probe, ctx.size = inputs
+
+    @staticmethod
+    def backward(ctx: Any, states: torch.Tensor) -> tuple:
+        return measured(ctx.probe, states), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, moves: torch.Tensor, _probe: None, _size: None) -> torch.Tensor:
+        found: torch.Tensor = _Spread.apply(moves, ctx.probe, ctx.size)
+        return found
