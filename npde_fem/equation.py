@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from npde_fem.complex_pairs import Pair, as_flux, as_matrix, as_state, is_complex, split
-from npde_fem.parameter import Value, parameters_of, plain, terminals_of, writing_on, written_on
+from npde_fem.parameter import Composite, Value, parameters_of, plain, terminals_of, writing_on, written_on
 
 import basix.ufl
 import numpy as np
 import ufl
+from ufl.classes import Derivative
 from ufl.constantvalue import ScalarValue
 from ufl.core.expr import Expr
-from ufl.corealg.traversal import traverse_unique_terminals
+from ufl.corealg.traversal import traverse_unique_terminals, unique_pre_traversal
 
 __all__ = ["NPDE", "Initial", "Terms", "as_real", "call", "manufactured", "write_term"]
 
@@ -156,6 +157,8 @@ class NPDE:
             for label, term in zip(("damping", "inertia"), terms[2:], strict=True):
                 if u in terminals_of(term):
                     raise ValueError(f"{label} must not depend on the state u")
+            if self.is_complex and any(isinstance(e, Composite) for term in terms for e in terminals_of(term)):
+                raise ValueError("a complex equation contains a network; networks allowed in real equations")
         parameters_of(terms)
         return terms
 
@@ -280,6 +283,7 @@ def write_term(label: str, term: Value, arguments: tuple, shapes: list[tuple[int
     for terminal in traverse_unique_terminals(expression):
         if isinstance(terminal, ScalarValue) and not np.isfinite(complex(terminal)):
             raise ValueError(f"{label} contains the number {terminal}; finite numbers allowed")
+    _check_networks(label, expression)
     if expression.ufl_free_indices:
         raise ValueError(f"{label} has free indices {expression.ufl_free_indices}; bind them with as_tensor")
     if expression == 0 and () in shapes:
@@ -290,6 +294,18 @@ def write_term(label: str, term: Value, arguments: tuple, shapes: list[tuple[int
         allowed = " or ".join(str(s) for s in shapes)
         raise ValueError(f"{label} has shape {expression.ufl_shape}; {allowed} allowed")
     return expression
+
+
+def _check_networks(label: str, expression: Expr) -> None:
+    """Raise ValueError unless networks stand where their values, and not their derivatives, are needed."""
+    for node in unique_pre_traversal(expression):
+        if isinstance(node, Composite) and label not in ("flux", "source"):
+            raise ValueError(f"{label} contains the network {node}; networks allowed in flux and source only")
+        if isinstance(node, Derivative) and any(isinstance(e, Composite) for e in traverse_unique_terminals(node)):
+            raise ValueError(
+                f"{label} contains a derivative of a network, {node}; networks of derivatives, such as net(grad(u)), "
+                "allowed; an equation with one in its flux has no manufactured solution"
+            )
 
 
 def as_real(label: str, expression: Expr) -> Expr:

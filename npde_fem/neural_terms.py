@@ -11,7 +11,7 @@ trains the one trains the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,14 @@ class Network:
 
     # -- evaluation ------------------------------------------------------------------------------------------
 
-    def values(self, weights: Array, a: Array, order: int, delta: Array | None = None) -> list[Array]:
+    def values(
+        self,
+        weights: Array,
+        a: Array,
+        order: int,
+        delta: Array | None = None,
+        out: Sequence[Array] | None = None,
+    ) -> list[Array]:
         """Return the network n and its derivatives by the inputs at some points.
 
         Parameters
@@ -189,6 +196,8 @@ class Network:
         delta
             A direction of the weights: the derivative along it, ``dn/dW delta`` and its derivatives by the inputs,
             takes the place of n.
+        out
+            Arrays to write to; new ones by default.
 
         Returns
         -------
@@ -197,14 +206,15 @@ class Network:
         """
         import torch
 
-        found = [np.empty((len(a), self.outputs, *[self.inputs] * n)) for n in range(order + 1)]
+        if out is None:
+            out = [np.empty((len(a), self.outputs, *[self.inputs] * n)) for n in range(order + 1)]
         with _computing(gradients=False):
             w, along = torch.from_numpy(np.array(weights)), None if delta is None else torch.from_numpy(np.array(delta))
             for first in range(0, len(a), _CHUNK):
                 part = torch.from_numpy(np.ascontiguousarray(a[first : first + _CHUNK]))
-                for out, made in zip(found, self._derivatives(w, part, order, along, False), strict=True):
-                    out[first : first + _CHUNK] = made.numpy()
-        return found
+                for target, made in zip(out, self._derivatives(w, part, order, along, False), strict=True):
+                    target[first : first + _CHUNK] = made.numpy()
+        return list(out)
 
     def pull(
         self,
@@ -332,7 +342,7 @@ def neural(module: torch.nn.Module, name: str = "net", *, inputs: int | None = N
 
     The module sees one point at a time, as a row of ``(points, k)``, and gives ``(points, m)``: Linear layers,
     activations, residual sums, modules of your own. In equations it is evaluated in float64 on the CPU, whatever the
-    type and device of its weights.
+    type and device of its weights; weights in single precision are rounded to it when they are assigned to.
 
     Parameters
     ----------

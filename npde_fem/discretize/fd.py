@@ -898,9 +898,31 @@ class FD(Semidiscrete):
             with_time = with_time or any(e.in_time for e in self.exchanges)
         return with_state, with_time
 
+    @property
+    def autonomous(self) -> bool:
+        data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
+        return not any(self.symbols.t in set(traverse_unique_terminals(e)) for e in data)
+
+    @cached_property
+    def matrix_parameters(self) -> frozenset[str]:
+        s, gradient = self.symbols, self.new_field(ufl.grad(self.symbols.u).ufl_shape)
+        written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
+        for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
+            split = ufl.replace(e, {ufl.grad(s.u): gradient})
+            written += [partial(split, s.u), partial(split, gradient)]
+        terminals = {terminal for e in written for terminal in traverse_unique_terminals(e)}
+        return frozenset(parameter.name for parameter, symbol in self._bound.items() if symbol in terminals)
+
     @cached_property
     def _entries(self) -> _Entries:
-        """Where the entries of the Jacobian go."""
+        return self._places(whole=False)
+
+    @cached_property
+    def _whole_entries(self) -> _Entries:
+        return self._places(whole=True)
+
+    def _places(self, whole: bool) -> _Entries:
+        """Where the entries of the Jacobian, or of the whole one, go."""
         layout, m = self.layout, self.components
         offsets = self._jacobian("all").offsets
         numbers = layout.global_indices()
@@ -915,16 +937,18 @@ class FD(Semidiscrete):
             rows[:, k] = owned[:, None, None] * m + component[None, :, None]
             columns[:, k] = neighbour[:, None, None] * m + component[None, None, :]
             fixed = self._constrained_ghosted[window].reshape(n, m)
-            drop = (neighbour < 0)[:, None, None] | self._is_constrained[:, :, None] | fixed[:, None, :]
-            rows[:, k][drop] = -1
+            drop = (neighbour < 0)[:, None, None]
+            if not whole:
+                drop = drop | self._is_constrained[:, :, None] | fixed[:, None, :]
+            rows[:, k][np.broadcast_to(drop, (n, m, m))] = -1
         centre = int(np.flatnonzero((offsets == 0).all(axis=1))[0])
         point, c = np.nonzero(self._is_constrained)
         rows[point, centre, c, c] = columns[point, centre, c, c] = owned[point] * m + c
         columns[rows < 0] = -1
         return _Entries(rows.ravel(), columns.ravel(), centre)
 
-    def new_matrix(self) -> PETSc.Mat:
-        entries = self._entries
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
+        entries = self._whole_entries if whole else self._entries
         matrix = PETSc.Mat().create(self.comm)
         matrix.setSizes(((self.n_owned, self.n_global), (self.n_owned, self.n_global)), bsize=self.components)
         matrix.setOptionsPrefix("npde_")
@@ -942,6 +966,8 @@ class FD(Semidiscrete):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         m, own, centre = self.components, self._jacobian(part), self._entries.centre
         values = self._jacobian("all").values
@@ -967,7 +993,7 @@ class FD(Semidiscrete):
                     for (i, c), (j, other) in product(enumerate(e.components), repeat=2):
                         if i == j or alpha.shape[1] > 1:
                             np.add.at(diagonal[:, c, other], e.faces.points.flat, weight[:, i, j])
-        for c in range(m):
+        for c in range(0 if whole else m):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
 

@@ -21,8 +21,10 @@ from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Per
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.facets import BoundaryFacets
 from npde_fem.discretize.fem_linearised import FEMLinearised
+from npde_fem.discretize.fem_networks import FEMNetworks, networks_in, quadrature_for, symbols_in
 from npde_fem.discretize.jit import form_options
 from npde_fem.discretize.matrices import Assembler, Diagonal, Mass
+from npde_fem.discretize.networks import Evaluator
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.periodic import PeriodicMesh, periodic_mesh
 from npde_fem.discretize.quadrature import check_nodes, is_tensor, lumping, over_nodes, told_apart, with_fixed_degree
@@ -30,8 +32,9 @@ from npde_fem.discretize.real import compiled, new_function, real_values
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
 from npde_fem.equation import NPDE, Initial, Terms
+from npde_fem.neural_terms import Network, Weights
 from npde_fem.parallel import Refused, alike
-from npde_fem.parameter import Parameter, as_numbers, parameters_of
+from npde_fem.parameter import Composite, Parameter, as_numbers, parameters_of
 
 import basix
 import basix.ufl
@@ -73,11 +76,12 @@ class _Absorber(NamedTuple):
 
 
 class _Operator(NamedTuple):
-    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du depends on."""
+    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du, and all, depends on."""
 
     assembler: Assembler
     with_state: bool
     with_time: bool
+    parameters: frozenset[str]
 
 
 class FEM(Semidiscrete):
@@ -103,7 +107,9 @@ class FEM(Semidiscrete):
         have by default.
     quadrature_degree
         Degree of the quadrature; UFL's estimate by default. With a lumped mass on intervals, quadrilaterals and
-        hexahedra all integrals over cells are by default at the nodes too, which makes them spectral elements.
+        hexahedra all integrals over cells are by default at the nodes too, which makes them spectral elements. A
+        network is evaluated at the points of the quadrature; in UFL's estimate it counts as tanh of its inputs would,
+        two degrees more than these have, and all terms with networks have the degree of the highest one.
 
     Raises
     ------
@@ -219,7 +225,7 @@ class FEM(Semidiscrete):
         for name, parameter in parameters_of([expression]).items():
             if self.parameters.setdefault(name, parameter) is not parameter:
                 raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
-            if parameter in self._bound:
+            if parameter in self._bound or isinstance(parameter, Weights):
                 continue
             if parameter.is_field:
                 self._bound[parameter] = self._field_function(parameter)
@@ -227,6 +233,8 @@ class FEM(Semidiscrete):
                 self._bound[parameter] = fem.Constant(self.mesh, parameter.value)
         bound = ufl.replace(expression, {p: b for p, b in self._bound.items()})
         for terminal in traverse_unique_terminals(bound):
+            if isinstance(terminal, Composite):
+                continue
             if isinstance(terminal, ufl.Coefficient | ufl.Constant) and not isinstance(
                 terminal, fem.Function | fem.Constant
             ):
@@ -328,8 +336,21 @@ class FEM(Semidiscrete):
         self._absorbers: list[_Absorber] = []
         ds = ufl.Measure("ds", domain=self.mesh, subdomain_data=self._marked, metadata=self._metadata)
         flux, source = self._terms.flux, self._terms.source
-        terms_flux = [] if flux == 0 else [-ufl.inner(flux, ufl.grad(v)) * dx]
-        terms_source = [] if source == 0 else [ufl.inner(source, v) * dx]
+        integrands = [-ufl.inner(flux, ufl.grad(v)), ufl.inner(source, v)]
+        neural = [integrand for integrand in integrands if networks_in(integrand)]
+        self._inputs = {
+            value: self._bind(f"an input of {value.network.name}", value.argument)
+            for integrand in neural
+            for value in networks_in(integrand)
+        }
+        rule = quadrature_for(neural, self._inputs, self.space, cells, self._lumped)
+        self._evaluators: dict[Network, Evaluator] = {}
+        self.networks = FEMNetworks(self, self._inputs, rule, self._evaluators)
+        at_points = ufl.Measure("dx", domain=self.mesh, metadata=rule)
+        terms_flux, terms_source = (
+            [self.networks.written(e) * (at_points if e in neural else dx)] if term != 0 else []
+            for term, e in zip((flux, source), integrands, strict=True)
+        )
         normal = ufl.FacetNormal(self.mesh)
         domain = self.mesh.ufl_domain()
         for k, bc in enumerate(bcs):
@@ -395,7 +416,7 @@ class FEM(Semidiscrete):
 
     def compile(self, form: ufl.Form) -> Packed:
         """Compile a form with this project's compiler options."""
-        return Packed(compiled(form))
+        return Packed(compiled(form), symbols_in(form))
 
     def compile_expression(self, expression: Expr, points: Array) -> fem.Expression:
         """Compile an expression at points of the reference cell with this project's compiler options."""
@@ -463,6 +484,11 @@ class FEM(Semidiscrete):
         """The function that stands in the forms for the state."""
         return self._u
 
+    @property
+    def time_constant(self) -> fem.Constant:
+        """The constant that stands in the forms for the time."""
+        return self._t
+
     def _prescribed_of(self, order: int) -> list[_Prescribed]:
         """Dirichlet data, or its time derivative of some order."""
         if order == 0:
@@ -506,6 +532,7 @@ class FEM(Semidiscrete):
         function = self._known(parameter)
         function.x.array[: values.size] = values
         function.x.scatter_forward()
+        self.networks.forget()
 
     def field_size(self, parameter: Parameter | str) -> int:
         space = self._known(parameter).function_space
@@ -536,6 +563,9 @@ class FEM(Semidiscrete):
         for parameter, bound in self._bound.items():
             if not parameter.is_field:
                 bound.value[...] = parameter.value
+        for evaluator in self._evaluators.values():
+            evaluator.update()
+        self.networks.forget()
         for p in [*self._prescribed, *(p for rates in self._prescribed_rates.values() for p in rates)]:
             p.refresh()
         for term, mass in self._masses.items():
@@ -583,10 +613,15 @@ class FEM(Semidiscrete):
         shape, cell = ufl.grad(u).ufl_shape, self.space.ufl_element().cell_type.name
         element = basix.ufl.element("Lagrange", cell, 2, shape=shape)
         gradient = ufl.Coefficient(ufl.FunctionSpace(self.mesh.ufl_domain(), element))
-        split = ufl.replace(lower(self._terms.flux), {ufl.grad(u): gradient})
-        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
+        flux = lower(self._networks_at_midpoints.written(self._terms.flux))
+        by_gradient = self._networks_at_midpoints.slopes(flux, ufl.grad(u), gradient)
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
         return [self._at_midpoints(ufl.as_tensor(block)) for block in blocks]
+
+    @cached_property
+    def _networks_at_midpoints(self) -> FEMNetworks:
+        inputs = {value: self._inputs[value] for value in networks_in(self._terms.flux)}
+        return FEMNetworks(self, inputs, {"quadrature_degree": 1}, self._evaluators)
 
     def _cells(self) -> npt.NDArray[np.int32]:
         """This rank's own cells."""
@@ -596,12 +631,13 @@ class FEM(Semidiscrete):
         if self.equation.is_complex:
             return
         self.set_state(t, values)
-        cells = self._cells()
+        cells, diffusion = self._cells(), self._diffusion
+        self._networks_at_midpoints.store()
 
         def midpoint(k: int) -> Array:
             return dmesh.compute_midpoints(self.mesh, self.mesh.topology.dim, cells[k : k + 1])[0]
 
-        refuse_negative(self.comm, [evaluate(cells) for evaluate in self._diffusion], midpoint, t)
+        refuse_negative(self.comm, [evaluate(cells) for evaluate in diffusion], midpoint, t)
 
     def _at_midpoints(self, expression: Expr) -> Callable[[npt.NDArray[np.int32]], Array]:
         """Return a function that gives an expression's values at the midpoints of cells, shape (n, *its shape).
@@ -857,22 +893,37 @@ class FEM(Semidiscrete):
                 form = inertia_factor * inertia if form is None else form + inertia_factor * inertia
             with_state = with_time = False
             if residual is not None:
-                tangent = ufl.algorithms.expand_derivatives(ufl.derivative(residual, self._u, u))
+                inputs = self.networks.inputs_along(lambda e: lower(ufl.derivative(e, self._u, u)))
+                symbols, moves = self.networks.moves(residual, inputs)
+                tangent = ufl.algorithms.expand_derivatives(ufl.derivative(residual, [self._u, *symbols], [u, *moves]))
                 if not tangent.empty():
-                    with_state = self._u in tangent.coefficients()
-                    with_time = self._t in tangent.constants()
+                    with_state = self._u in tangent.coefficients() or self.networks.depends(tangent, self._u)
+                    with_time = self._t in tangent.constants() or self.networks.depends(tangent, self._t)
                     term = -rate_factor * tangent
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time)
+            used = {*form.coefficients(), *form.constants()}
+            names = frozenset(parameter.name for parameter, bound in self._bound.items() if bound in used)
+            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time, names)
         return self._operators[part]
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         operator = self._operator(part)
         return operator.with_state, operator.with_time
 
-    def new_matrix(self) -> PETSc.Mat:
+    @property
+    def autonomous(self) -> bool:
+        residual = self._residuals["all"]
+        return not any(p.in_time for p in self._prescribed) and (
+            residual is None or self._t not in residual.constants()
+        )
+
+    @property
+    def matrix_parameters(self) -> frozenset[str]:
+        return self._operator("all").parameters
+
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
         return self._operator("all").assembler.new_matrix()
 
     def jacobian(
@@ -884,12 +935,14 @@ class FEM(Semidiscrete):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         operator = self._operator(part)
         self.set_state(t, state)
         for constant, factor in zip(self._factors, (mass_factor, rate_factor, inertia_factor), strict=True):
             constant.value = factor
-        operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
+        operator.assembler.fill(matrix, [] if whole else [p.condition for p in self._prescribed])
 
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)

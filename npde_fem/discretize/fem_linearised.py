@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from npde_fem.discretize.fem_networks import ByWeights, Direction, FEMNetworks
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.real import new_function
 from npde_fem.discretize.scalar import lower
 from npde_fem.discretize.semidiscrete import Array, Term
+from npde_fem.neural_terms import Weights
 from npde_fem.parameter import Parameter
 
 import basix.ufl
@@ -41,8 +43,11 @@ class _Symbols:
 
     def __init__(self, problem: FEM, controls: Sequence[Parameter]) -> None:
         mesh = problem.mesh
+        self.networks: FEMNetworks = weakref.proxy(problem.networks)
+        weights = [p for p in controls if isinstance(p, Weights)]
+        self.along = {site: Direction(site) for site in self.networks.sites if site.network.weights in weights}
         self.fields = {p.name: problem.bound(p) for p in controls if p.is_field}
-        self.numbers = {p.name: problem.bound(p) for p in controls if not p.is_field}
+        self.numbers = {p.name: problem.bound(p) for p in controls if not (p.is_field or p in weights)}
         domain, cell = mesh.ufl_domain(), mesh.basix_cell()
 
         def constant_space(shape: tuple[int, ...]) -> ufl.FunctionSpace:
@@ -72,6 +77,26 @@ class _Symbols:
         directions = [*self.field_directions.values(), *self.number_directions.values()]
         return what, directions
 
+    def derivative(self, form: ufl.Form, what: list[Any], tests: list[Any], weights: bool = False) -> ufl.Form | None:
+        """Return the derivative of a form by coefficients, with the networks that follow them; None if it vanishes.
+
+        Parameters
+        ----------
+        form
+            The form.
+        what, tests
+            Coefficients, or stand-ins of numbers, and their directions.
+        weights
+            Whether the weights move along their directions too.
+        """
+        inputs = self.networks.inputs_along(
+            lambda e: self.stand_back(lower(ufl.derivative(self.stand_in(e), what, tests)))
+        )
+        symbols, moves = self.networks.moves(form, inputs, self.along if weights else {})
+        derived = ufl.derivative(self.stand_in(form), [*what, *symbols], [*tests, *moves])
+        found = self.stand_back(ufl.algorithms.expand_derivatives(derived))
+        return None if found.empty() else found
+
     def number_tests(self) -> list[Expr]:
         """A test function for each number, of its shape: the components of one function constant in space."""
         v = ufl.TestFunction(self.number_space)
@@ -98,9 +123,12 @@ class _Collector:
             for name, f in symbols.fields.items()
         }
         self.numbers = np.zeros(sum(symbols.sizes.values()))
+        self._evaluators = {site.network.name: site.evaluator for site in symbols.along}
 
     def clear(self) -> None:
         self.numbers[:] = 0.0
+        for evaluator in self._evaluators.values():
+            evaluator.clear()
         for vector in self.fields.values():
             vector.array[:] = 0.0
 
@@ -117,6 +145,8 @@ class _Collector:
                 size = self._symbols.sizes[name]
                 found[name] = summed[first : first + size].reshape(c.ufl_shape).copy()
                 first += size
+        for name, evaluator in self._evaluators.items():
+            found[name] = self._comm.allreduce(evaluator.gradient())
         return found
 
 
@@ -136,14 +166,13 @@ class _Functional:
         if self._form is None:
             return _Functional(owner, None)
         what, directions = symbols.along_directions()
-        form = ufl.derivative(symbols.stand_in(self._form), [owner.u, *what], [owner.direction, *directions])
-        return _Functional(owner, _expanded(symbols.stand_back(_expand(form))))
+        form = symbols.derivative(self._form, [owner.u, *what], [owner.direction, *directions], weights=True)
+        return _Functional(owner, form)
 
     def _derivative(self, what: list[Any], tests: list[Any]) -> Packed | None:
         if self._form is None:
             return None
-        symbols = self._owner.symbols
-        form = _expanded(symbols.stand_back(_expand(ufl.derivative(symbols.stand_in(self._form), what, tests))))
+        form = self._owner.symbols.derivative(self._form, what, tests)
         return None if form is None else self._owner.compile(form)
 
     @cached_property
@@ -165,6 +194,13 @@ class _Functional:
         return self._derivative(list(symbols.stand_ins.values()), symbols.number_tests())
 
     @cached_property
+    def by_weights(self) -> list[ByWeights]:
+        if self._form is None:
+            return []
+        along = self._owner.symbols.along
+        return [ByWeights(self._owner.compile, self._form, direction) for direction in along.values()]
+
+    @cached_property
     def itself(self) -> Packed | None:
         return None if self._form is None else self._owner.compile(self._form)
 
@@ -182,19 +218,13 @@ class _Functional:
                 form.add_to(collector.fields[name].array)
         if self.by_numbers is not None:
             self.by_numbers.add_to(collector.numbers)
+        for weights in self.by_weights:
+            weights.collect()
 
 
 def _weak(owner: FEMLinearised) -> FEMLinearised:
     """A reference to the owner that does not keep it alive: the owner keeps those that have it."""
     return owner if isinstance(owner, weakref.ProxyType) else weakref.proxy(owner)
-
-
-def _expand(form: ufl.Form) -> ufl.Form:
-    return ufl.algorithms.expand_derivatives(form)
-
-
-def _expanded(form: ufl.Form) -> ufl.Form | None:
-    return None if form.empty() else form
 
 
 class FEMLinearised(Linearised):
@@ -299,6 +329,8 @@ class FEMLinearised(Linearised):
             function.x.scatter_forward()
         for name, constant in self.symbols.number_directions.items():
             constant.value[...] = delta.get(name, 0.0)
+        for site, direction in self.symbols.along.items():
+            direction.move(delta.get(site.network.name, 0.0))
 
     # -- terms -----------------------------------------------------------------------------------------------
 
@@ -315,8 +347,7 @@ class FEMLinearised(Linearised):
             form, symbols = self.problem.residual(term), self.symbols
             if form is not None:
                 what, directions = symbols.along_directions()
-                derivative = ufl.derivative(symbols.stand_in(form), [self.u, *what], [self.direction, *directions])
-                form = _expanded(symbols.stand_back(_expand(derivative)))
+                form = symbols.derivative(form, [self.u, *what], [self.direction, *directions], weights=True)
             self._tangents[term] = None if form is None else self.compile(form)
         return self._tangents[term]
 

@@ -6,6 +6,7 @@ residual's.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,18 +14,47 @@ import numpy as np
 import numpy.typing as npt
 from dolfinx import fem, la
 
-__all__ = ["Packed"]
+__all__ = ["AtPoints", "Packed"]
 
 Array = npt.NDArray[np.float64]
 
 
-class Packed:
-    """A compiled form; coefficients have their present values at each assembly."""
+class AtPoints(fem.Function):
+    """A coefficient on a quadrature element whose values are computed where a form that has it is assembled.
 
-    def __init__(self, form: fem.Form) -> None:
+    Its own array is not used.
+    """
+
+    def __init__(self, space: fem.FunctionSpace) -> None:
+        super().__init__(space, dtype=np.float64)
+
+    @abstractmethod
+    def computed(self) -> Array:
+        """Return the present values, one row for each of this rank's own cells, as wide as the element."""
+
+
+class Packed:
+    """A compiled form; coefficients have their present values at each assembly.
+
+    Parameters
+    ----------
+    form
+        The form.
+    computed
+        Those of its coefficients that are computed; they stand in integrals over all cells only.
+    """
+
+    def __init__(self, form: fem.Form, computed: Sequence[AtPoints] = ()) -> None:
         self.form = form
         self._packed = fem.pack_coefficients(form)
-        self._coefficients = list(form._cpp_object.coefficients)
+        everything = list(form._cpp_object.coefficients)
+        widths = [coefficient.function_space.element.space_dimension for coefficient in everything]
+        columns = [slice(b - w, b) for w, b in zip(widths, np.cumsum(widths), strict=True)]
+        by_handle = {id(function._cpp_object): function for function in computed}
+        self._computed = [(by_handle[id(c)], s) for c, s in zip(everything, columns, strict=True) if id(c) in by_handle]
+        self._over_cells = [key for key in self._packed if key[0] == fem.IntegralType.cell]
+        plain = [(c, s) for c, s in zip(everything, columns, strict=True) if id(c) not in by_handle]
+        self._coefficients = [c for c, _ in plain]
         # Elements such as Nedelec's turn their dofs from cell to cell, which is DOLFINx's business.
         spaces = [coefficient.function_space for coefficient in self._coefficients]
         self._gathers = not any(space.element.needs_dof_transformations for space in spaces)
@@ -32,23 +62,31 @@ class Packed:
         ends = np.cumsum([0, *sizes], dtype=np.int64)
         self._places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
         self._values = np.empty(ends[-1])
-        self._dofs: dict[Any, npt.NDArray[np.int64]] = {}
+        self._dofs: dict[Any, list[tuple[slice, npt.NDArray[np.int64], Array | None]]] = {}
         if self._gathers:
-            columns = [_dofs(space) + first for space, first in zip(spaces, ends[:-1], strict=True)]
+            dofs = [(s, _dofs(c.function_space) + first) for (c, s), first in zip(plain, ends[:-1], strict=True)]
             for (kind, number), packed in self._packed.items():
-                if packed.size:
+                if packed.size and dofs:
                     entities = form._cpp_object.domains(kind, number)
                     cells = entities if kind == fem.IntegralType.cell else entities[:, 0]
-                    self._dofs[kind, number] = np.concatenate([dofs[cells] for dofs in columns], axis=1)
+                    self._dofs[kind, number] = _merged([(s, d[cells]) for s, d in dofs], packed.shape[1])
 
     def _refresh(self) -> dict[Any, Array]:
         """Return the coefficients' present values, laid out for the kernels."""
-        if not self._gathers:
-            return fem.pack_coefficients(self.form)
-        for coefficient, place in zip(self._coefficients, self._places, strict=True):
-            self._values[place] = coefficient.x.array
-        for key, dofs in self._dofs.items():
-            np.take(self._values, dofs, out=self._packed[key], mode="clip")
+        if self._gathers:
+            for coefficient, place in zip(self._coefficients, self._places, strict=True):
+                self._values[place] = coefficient.x.array
+            for key, parts in self._dofs.items():
+                for columns, dofs, buffer in parts:
+                    packed = self._packed[key]
+                    np.take(self._values, dofs, out=packed if buffer is None else buffer, mode="clip")
+                    if buffer is not None:
+                        packed[:, columns] = buffer
+        else:
+            self._packed = fem.pack_coefficients(self.form)
+        for function, columns in self._computed:
+            for key in self._over_cells:
+                self._packed[key][:, columns] = function.computed()
         return self._packed
 
     def add_to(self, vector: Array) -> None:
@@ -68,3 +106,20 @@ def _dofs(space: Any) -> npt.NDArray[np.int64]:
     """Dofs of each cell, blocks unrolled."""
     bs, blocks = space.dofmap.bs, space.dofmap.map().astype(np.int64)
     return (blocks[:, :, None] * bs + np.arange(bs)).reshape(blocks.shape[0], blocks.shape[1] * bs)
+
+
+def _merged(
+    parts: list[tuple[slice, npt.NDArray[np.int64]]], width: int
+) -> list[tuple[slice, npt.NDArray[np.int64], Array | None]]:
+    """Join neighbouring columns; those that are no whole rows get a buffer, as numpy takes into whole arrays only."""
+    joined: list[tuple[slice, list[npt.NDArray[np.int64]]]] = []
+    for columns, dofs in parts:
+        if joined and joined[-1][0].stop == columns.start:
+            joined[-1] = slice(joined[-1][0].start, columns.stop), [*joined[-1][1], dofs]
+        else:
+            joined.append((columns, [dofs]))
+    found = []
+    for columns, several in joined:
+        dofs = np.concatenate(several, axis=1)
+        found.append((columns, dofs, None if dofs.shape[1] == width else np.empty(dofs.shape)))
+    return found

@@ -1,0 +1,152 @@
+"""Matrices of a linear problem, and the solver of its implicit stages, for many states at once.
+
+A block is an array of shape (count, n_owned) whose rows are values. Its transpose, in the order of Fortran, is what
+PETSc calls a dense matrix: products and solves with all rows are one call. One factorisation serves all rows, and all
+steps of one length where the matrix does not depend on time, so LU is the default. PETSc options with the prefix
+``npde_`` rule as they do elsewhere; a Krylov method takes row by row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from npde_fem.discretize.real import values_in
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
+from npde_fem.options import option_given
+from npde_fem.solve.krylov import Lent, SymmetryTest, factorise, same, set_method, use_lu
+
+import numpy as np
+from petsc4py import PETSc
+
+__all__ = ["BlockMatrices"]
+
+_RTOL = 1e-12
+
+
+class _Factor(NamedTuple):
+    """A matrix, and what its products and those of its transpose with blocks are written into."""
+
+    matrix: PETSc.Mat
+    results: dict[bool, tuple[PETSc.Mat, Array]]
+
+
+class BlockMatrices(Lent):
+    """The mass matrix M, the rates' dR/du, and ``M - w dR/du`` with its solver, for blocks of one number of rows.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    part
+        The part of R that is implicit; its dR/du does not depend on the state.
+    count
+        Rows of a block.
+    """
+
+    def __init__(self, problem: Semidiscrete, part: Part, count: int) -> None:
+        super().__init__(problem)
+        self.part, self._count = part, count
+        self._given, self._given_rows = self._new_block()
+        self._found, self._found_rows = self._new_block()
+        self._factors: dict[Part | Literal["mass"], _Factor] = {}
+        self._factor_times: dict[Part | Literal["mass"], float] = {}
+        self._stage = problem.new_matrix()
+        self._x, self._b = self._stage.createVecs()
+        self._is_symmetric, self._symmetric = SymmetryTest(self._stage), False
+        self._stage_for: tuple[float, float] | None = None
+        self._state = problem.new_state()
+        self._ksp = PETSc.KSP().create(problem.comm)
+        self._ksp.setOptionsPrefix("npde_")
+        self._ksp.setOperators(self._stage)
+        self._ksp.setTolerances(rtol=_RTOL, max_it=10_000)
+
+    def _new_block(self) -> tuple[PETSc.Mat, Array]:
+        """Return a block as PETSc sees it and as numpy does."""
+        rows = np.zeros((self._count, self.problem.n_owned), dtype=PETSc.ScalarType)
+        sizes = ((self.problem.n_owned, self.problem.n_global), (None, self._count))
+        block = PETSc.Mat().createDense(sizes, array=rows.T, comm=self.problem.comm)
+        block.assemble()
+        return block, rows
+
+    def forget(self) -> None:
+        self._factor_times.clear()
+        self._stage_for = None
+
+    def destroy(self) -> None:
+        self._is_symmetric.destroy()
+        for matrix, results in self._factors.values():
+            for thing in (matrix, *(result for result, _ in results.values())):
+                thing.destroy()
+        for thing in (self._ksp, self._stage, self._x, self._b, self._given, self._found):
+            thing.destroy()
+
+    def times(self, what: Part | Literal["mass"], t: float, rows: Array, out: Array, transposed: bool = False) -> None:
+        """Write M, or dR/du of a part at time t, or the transpose, times all rows of a block into ``out``.
+
+        Columns of constrained dofs count; their rows have no meaning.
+        """
+        matrix, results = self._factor(what, t)
+        if transposed not in results:
+            results[transposed] = self._new_block()
+        result, found = results[transposed]
+        self._given_rows[...] = rows
+        (matrix.transposeMatMult if transposed else matrix.matMult)(self._given, result)
+        out[...] = found.real
+
+    def _factor(self, what: Part | Literal["mass"], t: float) -> _Factor:
+        if what not in self._factors:
+            self._factors[what] = _Factor(self.problem.new_matrix(whole=True), {})
+        with_time = what != "mass" and self.problem.varies(what)[1]
+        wanted = t if with_time else 0.0
+        if self._factor_times.get(what) != wanted:
+            matrix, state = self._factors[what].matrix, self._state
+            if what == "mass":
+                self.problem.jacobian(t, state, 1.0, 0.0, matrix, self.part, whole=True)
+            else:
+                self.problem.jacobian(t, state, 0.0, -1.0, matrix, what, whole=True)
+            self._factor_times[what] = wanted
+        return self._factors[what]
+
+    def assemble(self, t: float, w: float) -> None:
+        """Assemble ``M - w dR/du`` at time t, unless it is that already; a stationary problem's is ``-dR/du``."""
+        wanted = t if self.problem.varies(self.part)[1] else 0.0
+        if self._stage_for is not None and self._stage_for[0] == wanted and same(self._stage_for[1], w):
+            return
+        mass = 0.0 if self.problem.stationary else 1.0
+        self.problem.jacobian(t, self._state, mass, w, self._stage, self.part)
+        if self._stage_for is None:
+            self._symmetric = self._is_symmetric()
+            if option_given("ksp_type") or option_given("pc_type"):
+                set_method(self._ksp, self.problem, self._symmetric)
+            else:
+                factorise(self._ksp, self.problem.comm)
+            self._ksp.setFromOptions()
+        self._stage_for = wanted, w
+
+    def solve(self, rows: Array, out: Array, transposed: bool = False) -> bool:
+        """Solve with the matrix last assembled, or its transpose, for all rows; return whether that went well.
+
+        Rows and columns of constrained dofs are the identity's.
+        """
+        if self._run(rows, out, transposed):
+            return True
+        if self.direct or self._ksp.getType() == PETSc.KSP.Type.PREONLY:
+            return False
+        use_lu(self._ksp, self.problem.comm)
+        self.direct = True
+        return self._run(rows, out, transposed)
+
+    def _run(self, rows: Array, out: Array, transposed: bool) -> bool:
+        transposed = transposed and not self._symmetric
+        if self._ksp.getType() != PETSc.KSP.Type.PREONLY:
+            return all(self._run_one(row, into, transposed) for row, into in zip(rows, out, strict=True))
+        self._given_rows[...] = rows
+        (self._ksp.matSolveTranspose if transposed else self._ksp.matSolve)(self._given, self._found)
+        out[...] = self._found_rows.real
+        return bool(self._ksp.getConvergedReason() >= 0)
+
+    def _run_one(self, row: Array, out: Array, transposed: bool) -> bool:
+        self._b.array[:] = row
+        (self._ksp.solveTranspose if transposed else self._ksp.solve)(self._b, self._x)
+        out[:] = values_in(self._x)
+        return bool(self._ksp.getConvergedReason() > 0)

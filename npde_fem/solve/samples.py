@@ -1,0 +1,403 @@
+"""Many states of one problem side by side, as one problem: what steppers and sweeps use of a ``Semidiscrete``.
+
+The values of all samples are one array, one sample after the other: so the steppers, and the sweeps through their
+steps, take all samples along unchanged. What is linear is done for all at once, by :class:`BlockMatrices`: a part of
+the rate whose derivative does not depend on the state is ``R(u, t) = R'(t) u + R(0, t)``. The rest is done sample by
+sample. Samples share all parameters but those said to be *batched*, which may enter the inhomogeneities R(0, t) and the
+prescribed data only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, cast
+
+from npde_fem.discretize.linearised import Linearised, Nodal
+from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
+from npde_fem.parameter import Parameter
+from npde_fem.solve.blocks import BlockMatrices
+
+import numpy as np
+from mpi4py import MPI
+
+__all__ = ["LinearSamples", "SampledLinearised"]
+
+
+class LinearSamples:
+    """Samples of a problem whose implicit part is linear.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    part
+        The part of R that is implicit.
+    count
+        How many samples.
+
+    Attributes
+    ----------
+    batched
+        Values of the batched parameters by name, shape (count, size).
+    """
+
+    def __init__(self, problem: Semidiscrete, part: Part, count: int) -> None:
+        self.problem, self.part, self.count = problem, part, count
+        self.comm, self.stationary, self.second_order = problem.comm, problem.stationary, problem.second_order
+        self.n_owned, self.unknowns = count * problem.n_owned, count * problem.unknowns
+        first = problem.n_owned * np.arange(count)[:, None]
+        self.constrained = (first + problem.constrained).ravel()
+        self._is_constrained = problem.unknowns < problem.n_global
+        self.batched: dict[str, Array] = {}
+        self._inhomogeneities: dict[Part, tuple[float, Array]] = {}
+        self._data: dict[int, tuple[float, Array]] = {}
+        self._state, self._one = problem.new_state(), np.zeros(problem.n_owned)
+        self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
+        self._users = 0
+
+    @property
+    def as_problem(self) -> Semidiscrete:
+        """Itself, for steppers and sweeps."""
+        return cast(Semidiscrete, self)
+
+    def rows(self, values: Array) -> Array:
+        """View values as one row a sample."""
+        return values.reshape(self.count, -1)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the matrices, of the parameters' present values, meanwhile (collective)."""
+        if not self._users:
+            self._inhomogeneities.clear()
+            self._data.clear()
+            self.matrices = BlockMatrices.borrow(self.problem, self.part, self.count)
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self.matrices.give_back()
+                del self.matrices
+
+    def each(self) -> Iterator[int]:
+        """Go through the samples; meanwhile batched parameters have the values of each."""
+        for b in range(self.count):
+            with self.problem.holding(self._values_of(b)) if self.batched else nullcontext():
+                yield b
+
+    def _values_of(self, b: int) -> dict[str, Array]:
+        return {name: self.shaped(name, rows[b]) for name, rows in self.batched.items()}
+
+    def shaped(self, name: str, values: Array) -> Array:
+        """Return flat values of a parameter as they are, if it is a field, else in its shape."""
+        parameter = self.problem.parameters[name]
+        return values if parameter.is_field else values.reshape(parameter.ufl_shape)
+
+    def some(self) -> Iterator[int]:
+        """Go through the samples if parameters are batched, else only to the first, which stands for all."""
+        return self.each() if self.batched else iter(range(1))
+
+    # -- states ----------------------------------------------------------------------------------------------
+
+    def new_state(self) -> Array:
+        """Return a new state: values."""
+        return np.zeros(self.n_owned)
+
+    def load(self, values: Array, state: Array) -> None:
+        """Copy values into a state."""
+        state[:] = values
+
+    def state_of(self, b: int, state: Array) -> Array:
+        """Return the problem's state of a sample; it holds until the next call."""
+        self.problem.load(self.rows(state)[b], self._state)
+        return self._state
+
+    def prescribe(self, t: float, values: Array, order: int = 0) -> None:
+        """Set constrained dofs to their data, as ``Semidiscrete.prescribe``."""
+        if not self._is_constrained:
+            return
+        c = self.problem.constrained
+        if not self.known(self._data, order, t):
+            found = np.zeros((self.count if self.batched else 1, c.size))
+            for b in self.some():
+                self.problem.prescribe(t, self._one, order)
+                found[b] = self._one[c]
+            self._data[order] = t, found
+        self.rows(values)[:, c] = self._data[order][1]
+
+    def known(self, kept: Mapping[Any, tuple[float, Array]], key: Any, t: float) -> bool:
+        """Whether what is kept is that of a time."""
+        return key in kept and (self.problem.autonomous or kept[key][0] == t)
+
+    # -- the equation ----------------------------------------------------------------------------------------
+
+    def is_linear(self, term: Term) -> bool:
+        """Whether a term is a part of R by which the state enters linearly."""
+        return (term == "all" or term == "flux" or term == "source") and not self.problem.varies(term)[0]
+
+    def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
+        """Write R(u, t), or a part of it, as ``Semidiscrete.rate``."""
+        into = self.rows(out)
+        if self.is_linear(part):
+            self.matrices.times(part, t, self.rows(state), into)
+            into += self._inhomogeneity(t, part)
+            into[:, self.problem.constrained] = 0.0
+            return
+        for b in self.each():
+            self.problem.rate(t, self.state_of(b, state), into[b], part)
+
+    def _inhomogeneity(self, t: float, part: Part) -> Array:
+        """R(0, t), one row for all samples or one each."""
+        if not self.known(self._inhomogeneities, part, t):
+            found = np.zeros((self.count if self.batched else 1, self.problem.n_owned))
+            self._one[:] = 0.0
+            for b in self.some():
+                self.problem.load(self._one, self._state)
+                self.problem.rate(t, self._state, found[b], part)
+            self._inhomogeneities[part] = t, found
+        return self._inhomogeneities[part][1]
+
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write M times values, as ``Semidiscrete.mass_times``."""
+        if self.stationary:
+            out[:] = 0.0
+        else:
+            self.matrices.times("mass", 0.0, self.rows(values), self.rows(out), transposed)
+
+    @property
+    def nodal_weights(self) -> Array:
+        """As of ``Semidiscrete``."""
+        return np.tile(self.problem.nodal_weights, self.count)
+
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        """Write the flow of the source, as ``Semidiscrete.flow``."""
+        for b in self.each():
+            self.problem.flow(t, step, self.state_of(b, state), self.rows(out)[b])
+
+    def linearised(self, controls: Sequence[Parameter]) -> SampledLinearised:
+        """Return the derivatives of the samples' terms, always the same for the same controls."""
+        key = tuple(controls)
+        if key not in self._linearised:
+            self._linearised[key] = SampledLinearised(self, key)
+        return self._linearised[key]
+
+
+class BlockStages:
+    """Solves the stages of all samples: a :class:`~npde_fem.solve.steppers.StageEquation`."""
+
+    def __init__(self, samples: LinearSamples) -> None:
+        self._samples, self.rate = samples, np.zeros(samples.n_owned)
+        self._residual, self._work, self.found = (np.zeros(samples.n_owned) for _ in range(3))
+        self.newton_iterations = self.linear_iterations = 0
+        self.assembly_seconds = 0.0
+        self.failure = "the linear solves failed, or the state became NaN or infinite"
+
+    def evaluate(self, t: float, values: Array) -> None:
+        self._samples.rate(t, values, self.rate, self._samples.part)
+
+    def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
+        samples, residual, work = self._samples, self._residual, self._work
+        samples.mass_times(guess, residual)
+        residual -= b
+        samples.rate(t, guess, work, samples.part)
+        work *= w
+        residual -= work
+        residual[samples.constrained] = 0.0
+        samples.matrices.assemble(t, w)
+        good = samples.matrices.solve(samples.rows(residual), samples.rows(work))
+        np.subtract(guess, work, out=self.found)
+        self.linear_iterations += 1
+        good = good and bool(np.isfinite(self.found.sum()))
+        return bool(samples.comm.allreduce(good, op=MPI.LAND))
+
+    def give_back(self) -> None:
+        """Nothing to give back: the samples have the matrices."""
+
+
+class BlockStageMatrix:
+    """Solves with a stage's matrix for all samples: a :class:`~npde_fem.solve.krylov.StageMatrix`."""
+
+    def __init__(self, samples: LinearSamples) -> None:
+        self._samples, self._t, self._w = samples, 0.0, 0.0
+        self._work = np.zeros(samples.n_owned)
+
+    def assemble(self, t: float, state: Array, w: float) -> None:
+        self._t, self._w = t, w
+        self._samples.matrices.assemble(t, w)
+
+    def transposed_times(self, values: Array, out: Array) -> None:
+        samples = self._samples
+        samples.mass_times(values, out, True)
+        samples.matrices.times(samples.part, self._t, samples.rows(values), samples.rows(self._work), True)
+        self._work *= self._w
+        out -= self._work
+
+    def solve(self, right: Array, out: Array, transposed: bool) -> None:
+        samples = self._samples
+        if not samples.matrices.solve(samples.rows(right), samples.rows(out), transposed):
+            raise RuntimeError(f"the linear solves of the {'adjoint' if transposed else 'tangent'} equations failed")
+
+    def give_back(self) -> None:
+        """Nothing to give back: the samples have the matrices."""
+
+
+class SampledLinearised:
+    """Derivatives of the samples' terms, as :class:`Linearised`: by state and shared parameters, and batched ones.
+
+    Where the inhomogeneities alone depend on a parameter, its derivatives do not depend on the state; adjoints are then
+    summed up, over shared samples and over times where time does not matter, and collected once in the end.
+    """
+
+    def __init__(self, samples: LinearSamples, controls: tuple[Parameter, ...]) -> None:
+        problem = samples.problem
+        self._of, self.controls = samples, controls
+        in_matrix = problem.matrix_parameters
+        self._all = problem.linearised(controls)
+        self._bent = problem.linearised([p for p in controls if p.name in in_matrix])
+        self._rest = problem.linearised([p for p in controls if p.name not in in_matrix])
+        self.with_damping, self.with_inertia = self._all.with_damping, self._all.with_inertia
+        self._direction, self._still = problem.new_state(), problem.new_state()
+        self._delta: Mapping[str, Array] = {}
+        self._sums: dict[tuple[Term | Literal["data"], float], Array] = {}
+        self._tangents: dict[Part, tuple[float, Array]] = {}
+
+    def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
+        """Linearise about a state of the samples, as ``Linearised.at``."""
+        self._t, self._state, self._v, self._step = t, state, direction, step
+
+    def _place(self, lin: Linearised, b: int) -> None:
+        """Linearise about the state of one sample."""
+        direction = self._still
+        if self._v is not None:
+            direction = self._direction
+            self._of.problem.load(self._of.rows(self._v)[b], direction)
+        lin.at(self._t, self._of.state_of(b, self._state), direction, self._step)
+
+    def move(self, delta: Mapping[str, Array]) -> None:
+        """Set the parameters' direction, as ``Linearised.move``; that of batched ones has shape (count, size)."""
+        self._delta = delta
+        self._tangents.clear()
+        self._move(0)
+
+    def move_to(self, b: int) -> None:
+        """Let batched parameters move as those of a sample do."""
+        if self._of.batched:
+            self._move(b)
+
+    def _move(self, b: int) -> None:
+        samples = self._of
+        of_one = {name: samples.shaped(name, d[b]) if name in samples.batched else d for name, d in self._delta.items()}
+        self._all.move(of_one)
+
+    def tangent(self, term: Term, out: Array) -> None:
+        """Write ``T_u v + T_theta delta``, as ``Linearised.tangent``."""
+        samples, into = self._of, self._of.rows(out)
+        if samples.is_linear(term) and not self._bent.controls and self._v is not None:
+            part = cast(Part, term)
+            samples.matrices.times(part, self._t, samples.rows(self._v), into)
+            into += self._moved(part)
+            into[:, samples.problem.constrained] = 0.0
+            return
+        for b in samples.each():
+            self.move_to(b)
+            self._place(self._all, b)
+            self._all.tangent(term, into[b])
+
+    def _moved(self, part: Part) -> Array:
+        """``R_theta delta`` where it does not depend on the state: one row for all samples, or one each."""
+        samples = self._of
+        if not samples.known(self._tangents, part, self._t):
+            found = np.zeros((samples.count if samples.batched else 1, samples.problem.n_owned))
+            for b in samples.some() if self.controls else ():
+                self.move_to(b)
+                self._all.at(self._t, self._still, self._still)
+                self._all.tangent(part, found[b])
+            self._tangents[part] = self._t, found
+        return self._tangents[part][1]
+
+    def pull(self, term: Term, adjoint: Array, out: Array) -> None:
+        """Write ``T_u^T adjoint``, as ``Linearised.pull``."""
+        samples, rows, into = self._of, self._of.rows(adjoint), self._of.rows(out)
+        if samples.is_linear(term):
+            samples.matrices.times(cast(Part, term), self._t, rows, into, True)
+            return
+        for b in samples.each():
+            self._place(self._all, b)
+            self._all.pull(term, rows[b], into[b])
+
+    def collect(self, term: Term, adjoint: Array) -> None:
+        """Add ``T_theta^T adjoint`` to the gradient, as ``Linearised.collect``."""
+        rows = self._of.rows(adjoint)
+        known = term == "all" or term == "flux" or term == "source"
+        by_sample = [lin for lin in ((self._bent,) if known else (self._bent, self._rest)) if lin.controls]
+        for b in self._of.each() if by_sample else ():
+            for lin in by_sample:
+                self._place(lin, b)
+                lin.collect(term, rows[b])
+        if known and self._rest.controls:
+            self.add_up(term, self._t, rows)
+
+    def add_up(self, what: Term | Literal["data"], t: float, rows: Array) -> None:
+        """Add adjoints to those of the same term, or of the prescribed data, at the same time."""
+        key = what, 0.0 if self._of.problem.autonomous else t
+        share = rows if self._of.batched else rows.sum(axis=0, keepdims=True)
+        if key in self._sums:
+            self._sums[key] += share
+        else:
+            self._sums[key] = share.copy()
+
+    def prescribed(self, order: int = 0) -> SampledNodal | None:
+        """Return the prescribed data, as ``Linearised.prescribed``."""
+        nodal = self._all.prescribed(order)
+        return None if nodal is None else SampledNodal(self._of, self, nodal)
+
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        self._sums.clear()
+        for lin in (self._bent, self._rest):
+            lin.clear()
+
+    def gradient(self) -> dict[str, Array]:
+        """Return what was collected, as ``Linearised.gradient``; that by batched parameters with a row a sample."""
+        samples, found, own = self._of, self._rest.gradient(), []
+        for b in samples.some():
+            self._rest.clear()
+            for (what, t), rows in self._sums.items():
+                self._collect_sum(what, t, rows[b])
+            own.append(self._rest.gradient())
+        for name in found:
+            parts = [gradient[name] for gradient in own]
+            found[name] = np.stack(parts) if name in samples.batched else found[name] + sum(parts)
+        return found | self._bent.gradient()
+
+    def _collect_sum(self, what: Term | Literal["data"], t: float, row: Array) -> None:
+        if what != "data":
+            self._rest.at(t, self._still, self._still)
+            self._rest.collect(what, row)
+            return
+        for lin in (self._bent, self._rest):
+            nodal = lin.prescribed() if lin.controls else None
+            if nodal is not None:
+                nodal.collect(t, row)
+
+
+class SampledNodal:
+    """Prescribed data of all samples, as :class:`Nodal`."""
+
+    def __init__(self, samples: LinearSamples, owner: SampledLinearised, nodal: Nodal) -> None:
+        self._of, self._owner, self._nodal = samples, owner, nodal
+
+    def tangent(self, t: float, out: Array) -> None:
+        """Write ``g_theta delta`` into the values ``out``."""
+        into, c = self._of.rows(out), self._of.problem.constrained
+        for b in self._of.some():
+            self._owner.move_to(b)
+            self._nodal.tangent(t, into[b])
+        if not self._of.batched:
+            into[1:, c] = into[0, c]
+
+    def collect(self, t: float, adjoint: Array) -> None:
+        """Add ``g_theta^T adjoint`` to the gradient."""
+        self._owner.add_up("data", t, self._of.rows(adjoint))
