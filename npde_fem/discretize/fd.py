@@ -32,6 +32,7 @@ from npde_fem.discretize.stencil import (
     rate_source,
 )
 from npde_fem.equation import NPDE, Initial, Terms
+from npde_fem.neural_terms import Weights
 from npde_fem.parallel import Refused, alike
 from npde_fem.parameter import Parameter, abstract_domain, as_numbers, parameters_of
 
@@ -646,9 +647,9 @@ class FD(Semidiscrete):
         return np.zeros((*self.layout.ghosted_shape, self.components))
 
     def new_states(self, count: int) -> Array:
-        """Return many states in one array: :meth:`load`, :meth:`store`, :meth:`constrain` and :meth:`advance` take such.
+        """Return many states in one array, which :meth:`load`, :meth:`store` and :meth:`constrain` take for a state.
 
-        Values are those of one state after the other. To advance them :attr:`fuses` must hold.
+        So does :meth:`advance` if :attr:`fuses` holds. Their values are those of one state after the other.
         """
         return np.zeros((count, *self.layout.ghosted_shape, self.components))
 
@@ -659,7 +660,7 @@ class FD(Semidiscrete):
 
     def _inner(self, state: Array) -> Array:
         """View the owned points of one state or of many."""
-        return state[(..., *self.layout.inner, slice(None))]
+        return state[(slice(None),) * (state.ndim - self.dim - 1) + self.layout.inner]
 
     def halo_of(self, state: Array) -> Halo:
         """Return the exchange of ghosts of one state or of many."""
@@ -678,7 +679,7 @@ class FD(Semidiscrete):
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
-            library.rate.restype, library.advance.restype, library.advance_many.restype = None, ctypes.c_int, ctypes.c_int
+            library.rate.restype = None
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             grid, *arrays = library.advance.argtypes
@@ -709,7 +710,7 @@ class FD(Semidiscrete):
         out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
-        """Flux times area through the faces of each Flux or Robin condition, shape (n, components); of many states each."""
+        """Flux times area through the faces of each Flux or Robin condition, (n, components); many states' too."""
         found, flat = [], self._flat(state)
         for e in self.exchanges:
             flux = e.value(t, None).copy()
@@ -801,8 +802,10 @@ class FD(Semidiscrete):
             flat = self._flat(out)
             for e, flux in self._boundary_flux(t, state):
                 scaled = factor * flux / self.volumes[e.faces.points.flat, None]
-                for k, c in enumerate(e.components):
-                    np.add.at(flat, (..., e.faces.points.ghosted, c), scaled[..., k])
+                changes = np.broadcast_to(scaled, (*flat.shape[:-2], *scaled.shape[-2:]))
+                for index in np.ndindex(flat.shape[:-2]):
+                    for k, c in enumerate(e.components):
+                        np.add.at(flat[index][:, c], e.faces.points.ghosted, changes[index][:, k])
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
@@ -919,7 +922,8 @@ class FD(Semidiscrete):
             split = ufl.replace(e, {ufl.grad(s.u): gradient})
             written += [partial(split, s.u), partial(split, gradient)]
         terminals = {terminal for e in written for terminal in traverse_unique_terminals(e)}
-        return frozenset(parameter.name for parameter, symbol in self._bound.items() if symbol in terminals)
+        weights = {name for name, parameter in self.parameters.items() if isinstance(parameter, Weights)}
+        return frozenset(weights | {p.name for p, symbol in self._bound.items() if symbol in terminals})
 
     @cached_property
     def _entries(self) -> _Entries:
