@@ -17,6 +17,7 @@ from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Per
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
+from npde_fem.discretize.fd_networks import FDNetworks, Needed
 from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
@@ -167,6 +168,7 @@ class FD(Semidiscrete):
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
         self._lay_out()
+        self._masses_known = False
         self.update()
 
     def with_equation(self, equation: NPDE) -> FD:
@@ -184,6 +186,7 @@ class FD(Semidiscrete):
         self._bound: dict[Parameter, Expr] = {}
         dt = ufl.Constant(domain)
         self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
+        self.networks = FDNetworks(self)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -196,7 +199,7 @@ class FD(Semidiscrete):
         for name, parameter in parameters_of([expression]).items():
             if self.parameters.setdefault(name, parameter) is not parameter:
                 raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
-            if parameter in self._bound:
+            if parameter in self._bound or isinstance(parameter, Weights):
                 continue
             symbol: Expr
             if parameter.is_field:
@@ -215,7 +218,9 @@ class FD(Semidiscrete):
                 s = replace(s, numbers=(*s.numbers, symbol))
             self._bound[parameter] = symbol
         self.symbols = s
-        return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+        bound = self.networks.written(expression, lambda e: ufl.replace(e, {p: b for p, b in self._bound.items()}))
+        self.symbols = replace(self.symbols, placed=self.networks.placed)
+        return bound
 
     def bound(self, parameter: Parameter) -> Expr:
         """Return what stands in the problem's expressions for a parameter."""
@@ -263,7 +268,13 @@ class FD(Semidiscrete):
         g.mask = _address(self.domain.mask)
         g.numbers = _address(numbers)
         g.fields = ctypes.cast(fields, ctypes.POINTER(ctypes.c_void_p))
+        g.placed = ctypes.cast(self.networks.pointers, ctypes.POINTER(ctypes.c_void_p))
         return g
+
+    def arguments_at(self, t: float) -> GridArguments:
+        """Return what the problem's own kernels are told of the grid and the time."""
+        self._arguments.t = t
+        return self._arguments
 
     def _lay_out(self) -> None:
         """Make room for the values of all parameters met so far, where the kernels find them."""
@@ -428,10 +439,12 @@ class FD(Semidiscrete):
         function = compile_c(self.comm, source).evaluate
         size = int(np.prod(expression.ufl_shape, dtype=int))
         out = np.zeros((points.flat.size, size))
+        needed = self.networks.needed(ufl.zero(self.dim), expression)
 
         def evaluate(t: float, state: Array | None) -> Array:
             self._arguments.t = t
             u = self._buffer if state is None else state
+            self.networks.fill(needed, t, u)
             function(
                 ctypes.byref(self._arguments),
                 ctypes.c_void_p(_address(u)),
@@ -475,11 +488,21 @@ class FD(Semidiscrete):
         numbers = [np.ravel(p.value) for p in self._number_parameters]
         if numbers:
             self.number_values[:] = np.concatenate(numbers)
-        self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
-        self._inverses: dict[str, Array] = {}
-        self._divisors: dict[str, Array] = {}
-        self._ratio = np.nan
+        self.networks.update()
+        if self._masses_vary or not self._masses_known:
+            self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
+            self._inverses: dict[str, Array] = {}
+            self._divisors: dict[str, Array] = {}
+            self._ratio = np.nan
+            self._masses_known = True
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
+
+    @cached_property
+    def _masses_vary(self) -> bool:
+        """Whether damping or inertia may contain a parameter."""
+        parameters = {*self.symbols.numbers, *(field.symbol for field in self.symbols.fields)}
+        terminals = [set(traverse_unique_terminals(term)) for term in (self.damping, self.inertia)]
+        return bool(self.absorbers) or any(parameters & found for found in terminals)
 
     def _evaluate(self, term: Term) -> Array:
         """Damping ("mass") or inertia as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
@@ -627,10 +650,7 @@ class FD(Semidiscrete):
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
         """dF/d(grad u) of each component at all points, as functions."""
-        u, m = self.symbols.u, self.components
-        gradient = self.new_field(ufl.grad(u).ufl_shape)
-        split = ufl.replace(self._terms.flux, {ufl.grad(u): gradient})
-        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
+        m, (_, by_gradient) = self.components, self.symbols.derivatives(self._terms.flux)
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
         return [self._evaluator("flux", ufl.as_tensor(b), self.domain.everywhere())[0] for b in blocks]
 
@@ -655,12 +675,18 @@ class FD(Semidiscrete):
 
     @property
     def fuses(self) -> bool:
-        """Whether the mass matrix is one number times the control volumes, so that a step is one pass over the grid."""
-        return bool(self._damping.shape == () and self._damping != 0 and not self.second_order)
+        """Whether a step is one pass over the grid: the mass matrix is one number times the control volumes.
+
+        Networks need a pass of their own.
+        """
+        one_number = self._damping.shape == () and self._damping != 0 and not self.second_order
+        return bool(one_number and not self.networks.sites)
 
     def _inner(self, state: Array) -> Array:
         """View the owned points of one state or of many."""
-        return state[(slice(None),) * (state.ndim - self.dim - 1) + self.layout.inner]
+        index: tuple[Any, ...] = (..., *self.layout.inner, slice(None))
+        inner: Array = state[index]
+        return inner
 
     def halo_of(self, state: Array) -> Halo:
         """Return the exchange of ghosts of one state or of many."""
@@ -727,6 +753,7 @@ class FD(Semidiscrete):
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         self._arguments.t = t
+        self.networks.fill(self._needed(part), t, state)
         self._kernel("rate", part)(self._arguments, _address(state), _address(out))
         if part != "source":
             for e, flux in self._boundary_flux(t, state):
@@ -792,6 +819,7 @@ class FD(Semidiscrete):
         inverse = self._inverse("mass", self._damping)
         if inverse.shape == ():
             self._arguments.t = t
+            self.networks.fill(self._needed("all"), t, state)
             factor = step * float(inverse)
             addresses = _address(state), _address(base), factor, _address(out)
             if state.ndim == self.dim + 1:
@@ -802,10 +830,9 @@ class FD(Semidiscrete):
             flat = self._flat(out)
             for e, flux in self._boundary_flux(t, state):
                 scaled = factor * flux / self.volumes[e.faces.points.flat, None]
-                changes = np.broadcast_to(scaled, (*flat.shape[:-2], *scaled.shape[-2:]))
-                for index in np.ndindex(flat.shape[:-2]):
-                    for k, c in enumerate(e.components):
-                        np.add.at(flat[index][:, c], e.faces.points.ghosted, changes[index][:, k])
+                for k, c in enumerate(e.components):
+                    index: tuple[Any, ...] = (..., e.faces.points.ghosted, c)
+                    np.add.at(flat, index, scaled[..., k])
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
@@ -828,6 +855,7 @@ class FD(Semidiscrete):
             return super().accelerate(t, state, v, factor, a)
         self._inverse("inertia", inertia)  # raises if there is none
         self._arguments.t = t
+        self.networks.fill(self._needed("all"), t, state)
         prescribed, predicted = a[c], v[c]
         good = not self._balance(
             self._arguments,
@@ -876,6 +904,17 @@ class FD(Semidiscrete):
             ufl.zero(*source.ufl_shape) if part == "flux" else source,
         )
 
+    def _needed(self, part: Part, slopes: bool = False) -> Needed:
+        """What kernels of a part of the equation read of networks, or those of its derivatives by the state."""
+        if (part, slopes) not in self._needs:
+            by = [self.symbols.u] if slopes else []
+            self._needs[part, slopes] = self.networks.needed(*self.split(part), by)
+        return self._needs[part, slopes]
+
+    @cached_property
+    def _needs(self) -> dict[tuple[Part, bool], Needed]:
+        return {}
+
     def _jacobian(self, part: Part) -> _Jacobian:
         if part not in self._jacobians:
             flux, source = self.split(part)
@@ -892,16 +931,9 @@ class FD(Semidiscrete):
 
     def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
         """Whether the Jacobian depends on the state, and on time."""
-        u, t = self.symbols.u, self.symbols.t
-        gradient = self.new_field(ufl.grad(u).ufl_shape)
-        with_state = with_time = False
-        for e in (flux, source):
-            split = ufl.replace(e, {ufl.grad(u): gradient})
-            for symbol in (u, gradient):
-                terminals = set(traverse_unique_terminals(partial(split, symbol)))
-                with_state |= bool(terminals & {u, gradient})
-                with_time |= t in terminals
-        return with_state, with_time
+        s = self.symbols
+        found = set().union(*(s.terminals(by) for e in (flux, source) for by in s.derivatives(e)))
+        return s.u in found, s.t in found
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         *_, with_state, with_time = self._jacobian(part)
@@ -912,16 +944,14 @@ class FD(Semidiscrete):
     @cached_property
     def autonomous(self) -> bool:
         data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
-        return not any(self.symbols.t in set(traverse_unique_terminals(e)) for e in data)
+        return not any(self.symbols.t in self.symbols.terminals(e) for e in data)
 
     @cached_property
     def matrix_parameters(self) -> frozenset[str]:
-        s, gradient = self.symbols, self.new_field(ufl.grad(self.symbols.u).ufl_shape)
-        written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
+        s, written = self.symbols, [self.damping, self.inertia, *(a.data for a in self.absorbers)]
         for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
-            split = ufl.replace(e, {ufl.grad(s.u): gradient})
-            written += [partial(split, s.u), partial(split, gradient)]
-        terminals = {terminal for e in written for terminal in traverse_unique_terminals(e)}
+            written += s.derivatives(e)
+        terminals = set().union(*(s.terminals(e) for e in written))
         weights = {name for name, parameter in self.parameters.items() if isinstance(parameter, Weights)}
         return frozenset(weights | {p.name for p, symbol in self._bound.items() if symbol in terminals})
 
@@ -984,6 +1014,7 @@ class FD(Semidiscrete):
         m, own, centre = self.components, self._jacobian(part), self._entries.centre
         values = self._jacobian("all").values
         self._arguments.t = t
+        self.networks.fill(self._needed(part, slopes=True), t, state)
         own.kernel(self._arguments, _address(state), -rate_factor, _address(own.values))
         if part != "all":
             values[...] = 0.0
