@@ -901,17 +901,17 @@ class FD(Semidiscrete):
     @property
     def autonomous(self) -> bool:
         data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
-        return not any(self.symbols.t in set(traverse_unique_terminals(e)) for e in data)
+        return not any(self.symbols.t in self.symbols.terminals(e) for e in data)
 
     @cached_property
     def matrix_parameters(self) -> frozenset[str]:
-        s, gradient = self.symbols, self.new_field(ufl.grad(self.symbols.u).ufl_shape)
+        s = self.symbols
         written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
         for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
-            split = ufl.replace(e, {ufl.grad(s.u): gradient})
-            written += [partial(split, s.u), partial(split, gradient)]
-        terminals = {terminal for e in written for terminal in traverse_unique_terminals(e)}
-        return frozenset(parameter.name for parameter, symbol in self._bound.items() if symbol in terminals)
+            written += s.derivatives(e)
+        terminals = set().union(*(s.terminals(e) for e in written))
+        names = {parameter.name for parameter, symbol in self._bound.items() if symbol in terminals}
+        return frozenset(names | self.networks.trained_in(terminals))
 
     @cached_property
     def _entries(self) -> _Entries:
