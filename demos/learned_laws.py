@@ -196,21 +196,22 @@ def draw():
     figure, ((data, spread), (progress, grow)) = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(later)))
     for k, (hour, colour) in enumerate(zip(later, colours, strict=True)):
-        data.errorbar(measured.position, measured.mean[k + 1], measured.std[k + 1], fmt=".", color=colour, alpha=0.35)
-        data.plot(measured.position, learnt["fem"][2][k], color=colour, label=f"{hour:g} h")
-        data.plot(measured.position[::3], learnt["fd"][2][k][::3], "D", color=colour, ms=4, mfc="none")
-    data.set(xlabel="position (µm)", ylabel="density (cells/µm²)", title="learnt: FEM lines, FD diamonds")
+        wells = dict(fmt=".", color=colour, alpha=0.35)
+        data.errorbar(measured.position, 1e3 * measured.mean[k + 1], 1e3 * measured.std[k + 1], **wells)
+        data.plot(measured.position, 1e3 * learnt["fem"][2][k], color=colour, label=f"{hour:g} h")
+        data.plot(measured.position[::3], 1e3 * learnt["fd"][2][k][::3], "D", color=colour, ms=4, mfc="none")
+    data.set(xlabel="position (µm)", ylabel="density (cells/1000 µm²)", title="learnt: FEM lines, FD diamonds")
     data.legend(frameon=False)
     styles = {"fem": "-", "fd": "--"}
     for method, (diffusivity, rate) in laws.items():
-        spread.plot(u, diffusivity, styles[method], color="#6a4c93", label=f"network, {method.upper()}")
-        grow.plot(u, rate, styles[method], color="#6a4c93", label=f"network, {method.upper()}")
+        spread.plot(1e3 * u, diffusivity, styles[method], color="#6a4c93", label=f"network, {method.upper()}")
+        grow.plot(1e3 * u, 1e3 * rate, styles[method], color="#6a4c93", label=f"network, {method.upper()}")
         progress.semilogy(learnt[method][3], styles[method], color="#6a4c93", label=method.upper())
     for name, colour in (("fisher", "#33658a"), ("porous-fisher", "#e4572e")):
-        spread.plot(u, shown[name].diffusivity(u)[0], color=colour, label=name)
-        grow.plot(u, shown[name].growth(u)[0], color=colour, label=name)
-    spread.set(xlabel="density (cells/µm²)", ylabel="D(u) (µm²/h)", title="migration")
-    grow.set(xlabel="density (cells/µm²)", ylabel="f(u) (cells/µm²/h)", title="growth")
+        spread.plot(1e3 * u, shown[name].diffusivity(u)[0], color=colour, label=name)
+        grow.plot(1e3 * u, 1e3 * shown[name].growth(u)[0], color=colour, label=name)
+    spread.set(xlabel="density (cells/1000 µm²)", ylabel="D(u) (µm²/h)", title="migration")
+    grow.set(xlabel="density (cells/1000 µm²)", ylabel="f(u) (cells/1000 µm²/h)", title="growth")
     progress.axvline(arguments.adam, color="0.7", lw=1)
     progress.set(xlabel="evaluations: Adam, then L-BFGS", ylabel="loss", title="training")
     for axes in (spread, grow, progress):

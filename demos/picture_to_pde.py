@@ -163,8 +163,8 @@ def draw():
     for row, k in zip(axes, (0, 1), strict=True):
         shots = [
             ("picture", pictures[fresh][k, 0], "gray", None),
-            ("density seen by the network", seen[k], "viridis", 1),
-            ("true density, never shown", truth[fresh][k, 0], "viridis", 1),
+            ("density it sees", seen[k], "viridis", 1),
+            ("true, never shown", truth[fresh][k, 0], "viridis", 1),
             (f"predicted, t = {times[-1]:g}", guessed[k, -1], "viridis", 1),
             (f"true, t = {times[-1]:g}", wanted[k, -1], "viridis", 1),
         ]
@@ -177,7 +177,7 @@ def draw():
     axes[1, 5].plot(np.array(diffusivities) / 2e-3, label="D / truth")
     axes[1, 5].plot(np.array(rates) / 1.5, label="r / truth")
     axes[1, 5].axhline(1, color="0.7", lw=1)
-    axes[1, 5].set(title="what is learnt of the equation", xlabel="epoch", yscale="log")
+    axes[1, 5].set(title="learnt of the equation", xlabel="epoch", yscale="log")
     axes[1, 5].legend(frameon=False)
     save_figure(figure, picture)
     plt.close(figure)

@@ -18,7 +18,7 @@ from npde_fem.discretize.data import complex_values, evaluate_callable, finite, 
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
 from npde_fem.discretize.fd_networks import FDNetworks, Needed
-from npde_fem.discretize.grid import Grid, GridFunction, Layout
+from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
@@ -168,6 +168,7 @@ class FD(Semidiscrete):
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
         self._lay_out()
+        self._masses_known = False
         self.update()
 
     def with_equation(self, equation: NPDE) -> FD:
@@ -488,11 +489,20 @@ class FD(Semidiscrete):
         if numbers:
             self.number_values[:] = np.concatenate(numbers)
         self.networks.update()
-        self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
-        self._inverses: dict[str, Array] = {}
-        self._divisors: dict[str, Array] = {}
-        self._ratio = np.nan
+        if self._masses_vary or not self._masses_known:
+            self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
+            self._inverses: dict[str, Array] = {}
+            self._divisors: dict[str, Array] = {}
+            self._ratio = np.nan
+            self._masses_known = True
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
+
+    @cached_property
+    def _masses_vary(self) -> bool:
+        """Whether damping or inertia may contain a parameter."""
+        parameters = {*self.symbols.numbers, *(field.symbol for field in self.symbols.fields)}
+        terminals = [set(traverse_unique_terminals(term)) for term in (self.damping, self.inertia)]
+        return bool(self.absorbers) or any(parameters & found for found in terminals)
 
     def _evaluate(self, term: Term) -> Array:
         """Damping ("mass") or inertia as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
@@ -656,23 +666,51 @@ class FD(Semidiscrete):
     def new_state(self) -> Array:
         return np.zeros((*self.layout.ghosted_shape, self.components))
 
+    def new_states(self, count: int) -> Array:
+        """Return many states in one array: :meth:`load`, :meth:`store`, :meth:`constrain` and :meth:`advance` take such.
+
+        Values are those of one state after the other. To advance them :attr:`fuses` must hold.
+        """
+        return np.zeros((count, *self.layout.ghosted_shape, self.components))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a step is one pass over the grid: the mass matrix is one number times the control volumes.
+
+        Networks need a pass of their own.
+        """
+        one_number = self._damping.shape == () and self._damping != 0 and not self.second_order
+        return bool(one_number and not self.networks.sites)
+
+    def _inner(self, state: Array) -> Array:
+        """View the owned points of one state or of many."""
+        index: tuple[Any, ...] = (..., *self.layout.inner, slice(None))
+        inner: Array = state[index]
+        return inner
+
+    def halo_of(self, state: Array) -> Halo:
+        """Return the exchange of ghosts of one state or of many."""
+        return self.halo if state.ndim == self.dim + 1 else self.layout.halo(self.components, len(state))
+
     def load(self, values: Array, state: Array) -> None:
-        inner = state[self.layout.inner]
+        inner = self._inner(state)
         inner[...] = values.reshape(inner.shape)
-        self.halo.exchange(state)
+        self.halo_of(state).exchange(state)
 
     def store(self, state: Array, values: Array) -> None:
-        inner = state[self.layout.inner]
+        inner = self._inner(state)
         values.reshape(inner.shape)[...] = inner
 
     def _kernel(self, name: str, part: Part) -> Callable:
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
-            library.rate.restype, library.advance.restype = None, ctypes.c_int
+            library.rate.restype, library.advance.restype, library.advance_many.restype = None, ctypes.c_int, ctypes.c_int
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
-            self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
+            grid, *arrays = library.advance.argtypes
+            library.advance_many.argtypes = [grid, ctypes.c_long, ctypes.c_long, *arrays]
+            self._kernels |= {f"{k} {part}": getattr(library, k) for k in ("rate", "advance", "advance_many")}
         return self._kernels[key]
 
     @cached_property
@@ -698,19 +736,20 @@ class FD(Semidiscrete):
         out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
-        """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
-        found = []
+        """Flux times area through the faces of each Flux or Robin condition, shape (n, components); of many states each."""
+        found, flat = [], self._flat(state)
         for e in self.exchanges:
-            flux = e.value(t, state).copy()
+            flux = e.value(t, None).copy()
             if e.coefficient is not None:
-                u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
-                alpha = e.coefficient(t, state)
-                if alpha.shape[1] == 1:
-                    flux -= alpha * u
-                else:
-                    flux -= np.einsum("nij,nj->ni", alpha.reshape(-1, u.shape[1], u.shape[1]), u)
+                u = flat[..., e.faces.points.ghosted, :][..., e.components]
+                alpha, k = e.coefficient(t, None), len(e.components)
+                flux = flux - (alpha * u if alpha.shape[1] == 1 else (alpha.reshape(-1, k, k) @ u[..., None])[..., 0])
             found.append((e, flux * e.faces.area[:, None]))
         return found
+
+    def _flat(self, state: Array) -> Array:
+        """View one state or many with all points, ghosts too, along one axis."""
+        return state.reshape(*state.shape[: -self.dim - 1], -1, self.components)
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         self._arguments.t = t
@@ -782,14 +821,18 @@ class FD(Semidiscrete):
             self._arguments.t = t
             self.networks.fill(self._needed("all"), t, state)
             factor = step * float(inverse)
-            bad = self._kernel("advance", "all")(
-                self._arguments, _address(state), _address(base), factor, _address(out)
-            )
-            flat = out.reshape(-1, self.components)
+            addresses = _address(state), _address(base), factor, _address(out)
+            if state.ndim == self.dim + 1:
+                bad = self._kernel("advance", "all")(self._arguments, *addresses)
+            else:
+                many = len(state), state[0].size
+                bad = self._kernel("advance_many", "all")(self._arguments, *many, *addresses)
+            flat = self._flat(out)
             for e, flux in self._boundary_flux(t, state):
                 scaled = factor * flux / self.volumes[e.faces.points.flat, None]
                 for k, c in enumerate(e.components):
-                    np.add.at(flat[:, c], e.faces.points.ghosted, scaled[:, k])
+                    index: tuple[Any, ...] = (..., e.faces.points.ghosted, c)
+                    np.add.at(flat, index, scaled[..., k])
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
@@ -841,12 +884,12 @@ class FD(Semidiscrete):
         return kernel
 
     def constrain(self, t: float, state: Array) -> None:
-        flat = state.reshape(-1, self.components)
+        flat = self._flat(state)
         for p, fixed in zip(self.prescribed, self._fixed, strict=True):
             values = p.evaluate(t, None) if fixed is None else fixed
             for k, c in enumerate(p.components):
-                flat[p.points.ghosted, c] = values[:, k]
-        self.halo.exchange(state)
+                flat[..., p.points.ghosted, c] = values[:, k]
+        self.halo_of(state).exchange(state)
 
     def prescribe(self, t: float, values: Array, order: int = 0) -> None:
         flat = values.reshape(-1, self.components)
@@ -898,7 +941,7 @@ class FD(Semidiscrete):
             with_time = with_time or any(e.in_time for e in self.exchanges)
         return with_state, with_time
 
-    @property
+    @cached_property
     def autonomous(self) -> bool:
         data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
         return not any(self.symbols.t in self.symbols.terminals(e) for e in data)

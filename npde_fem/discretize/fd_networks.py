@@ -15,6 +15,7 @@ the symbols, place by place, each face counted once on the rank of its lower poi
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -206,7 +207,8 @@ class FDNetworks:
     """
 
     def __init__(self, problem: FD) -> None:
-        self._problem = problem
+        # The problem owns this: both must go when the last user of the problem does.
+        self._problem: FD = weakref.proxy(problem)
         self.sites: list[Site] = []
         self.evaluators: dict[Network, Evaluator] = {}
         self.version = object()

@@ -912,7 +912,7 @@ class FEM(Semidiscrete):
         operator = self._operator(part)
         return operator.with_state, operator.with_time
 
-    @property
+    @cached_property
     def autonomous(self) -> bool:
         residual = self._residuals["all"]
         return not any(p.in_time for p in self._prescribed) and (

@@ -109,23 +109,40 @@ class Symbol(AtPoints):
         self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = self.computed().reshape(*blocks.shape, -1)
 
 
-class Site:
+class _Source:
+    """Derivatives by the inputs at the points, computed when asked for and kept as long as the inputs are the same."""
+
+    def __init__(self, cells: int, points: int, network: Network, evaluator: Evaluator) -> None:
+        self.network, self.evaluator = network, evaluator
+        self._points = cells * points
+        self._room: list[Array] = []
+        self._known: set[int] = set()
+
+    def _values(self, inputs: Array, order: int, delta: Array | None = None) -> Array:
+        for n in range(len(self._room), order + 1):
+            self._room.append(np.empty((self._points, self.network.outputs, *[self.network.inputs] * n)))
+        if order not in self._known:
+            self._known.update(self.evaluator.fill(inputs, order, self._room, delta))
+        return self._room[order]
+
+
+class Site(_Source):
     """A network at an input, at the points of all of this rank's own cells.
 
     Attributes
     ----------
-    network, argument
-        The network, and its input in UFL, parameters bound.
-    cells, points
-        The cells, and the number of points in each.
+    network, argument, evaluator
+        The network, its input in UFL, parameters bound, and who evaluates it.
+    cells
+        The cells.
     """
 
     def __init__(self, owner: FEMNetworks, network: Network, argument: Expr) -> None:
+        super().__init__(owner.cells.size, len(owner.points), network, owner.evaluator(network))
         self._owner: FEMNetworks = weakref.proxy(owner)
-        self.network, self.argument, self.cells = network, argument, owner.cells
-        self.evaluator = owner.evaluator(network)
-        shape = (self.cells.size, len(owner.points), network.inputs)
-        self._inputs, self.points = np.empty(shape), shape[1]
+        self.argument, self.cells = argument, owner.cells
+        self._inputs = np.empty((self.cells.size, len(owner.points), network.inputs))
+        self._version = -1
         problem = owner.problem
         places = [_place_in_state(part, problem.state_function) for part in argument.ufl_operands]
         self._fill: Callable[[Array], object]
@@ -134,23 +151,18 @@ class Site:
             self._fill = lambda out: expression.eval(mesh, self.cells, out)
         else:
             self._fill = _components_at(problem.state_function, self.cells, owner.points, places)
-        self._version, self._order = -1, -1
-        self._values: list[Array] = []
-
-    def new_values(self, order: int) -> Array:
-        """Return room for a derivative by the inputs."""
-        return np.empty((self.cells.size * self.points, self.network.outputs, *[self.network.inputs] * order))
 
     @property
     def site(self) -> Site:
         return self
 
     def refresh(self) -> int:
-        """Bring the inputs up to date; return the number of the point that they belong to."""
+        """Bring the inputs up to date; return a number that is another one for other inputs."""
         version = self._owner.version()
         if version != self._version:
             self._fill(self._inputs)
-            self._version, self._order = version, -1
+            self._version = version
+            self._known.clear()
         return version
 
     @property
@@ -161,12 +173,37 @@ class Site:
 
     def values(self, order: int) -> Array:
         """Return a derivative by the inputs, shape (points, m, k, ...), at the present state."""
-        self.refresh()
-        if self._order < order:
-            self._values += [self.new_values(n) for n in range(len(self._values), order + 1)]
-            self.evaluator.values(self.inputs, order, out=self._values[: order + 1])
-            self._order = order
-        return self._values[order]
+        return self._values(self.inputs, order)
+
+
+class Direction(_Source):
+    """The derivative of a network along a direction of its weights, at a site.
+
+    Attributes
+    ----------
+    site
+        The site.
+    delta
+        The direction, shape (P,).
+    """
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(len(site.inputs), 1, site.network, site.evaluator)
+        self.site, self.delta = site, np.zeros(site.network.weights.ufl_shape)
+        self._version = -1
+
+    def move(self, delta: Array | float) -> None:
+        """Take another direction."""
+        self.delta[:] = delta
+        self._known.clear()
+
+    def values(self, order: int) -> Array:
+        """Return what :meth:`Site.values` does, differentiated along the direction."""
+        version = self.site.refresh()
+        if version != self._version:
+            self._version = version
+            self._known.clear()
+        return self._values(self.site.inputs, order, self.delta)
 
 
 def _place_in_state(part: Expr, u: fem.Function) -> int | None:
@@ -193,37 +230,6 @@ def _components_at(
             np.matmul(at_nodes, basis, out=out[:, :, k])
 
     return fill
-
-
-class Direction:
-    """The derivative of a network along a direction of its weights, at a site.
-
-    Attributes
-    ----------
-    site
-        The site.
-    delta
-        The direction, shape (P,).
-    """
-
-    def __init__(self, site: Site) -> None:
-        self.site, self.delta = site, np.zeros(site.network.weights.ufl_shape)
-        self._version, self._order = -1, -1
-        self._values: list[Array] = []
-
-    def move(self, delta: Array | float) -> None:
-        """Take another direction."""
-        self.delta[:] = delta
-        self._version = -1
-
-    def values(self, order: int) -> Array:
-        """Return what :meth:`Site.values` does, differentiated along the direction."""
-        version = self.site.refresh()
-        if version != self._version or self._order < order:
-            self._values += [self.site.new_values(n) for n in range(len(self._values), order + 1)]
-            self.site.evaluator.values(self.site.inputs, order, self.delta, self._values[: order + 1])
-            self._version, self._order = version, order
-        return self._values[order]
 
 
 class FEMNetworks:
@@ -439,7 +445,7 @@ class _Seed:
 def _in_order(site: Site, seeds: Sequence[_Seed]) -> tuple[Array, ...]:
     """Seeds of orders 0, 1, ...; zeros for those that are not there."""
     found = {seed.order: seed.values() for seed in seeds}
-    shape = site.cells.size * site.points, site.network.outputs
+    shape = len(site.inputs), site.network.outputs
     return tuple(
         found.get(n, np.zeros((*shape, *[site.network.inputs] * n))) for n in range(max(found, default=-1) + 1)
     )

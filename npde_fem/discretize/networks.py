@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from npde_fem.discretize.semidiscrete import Array
-from npde_fem.discretize.tables import Panels, Table, Weighting, reach, resolving
+from npde_fem.discretize.tables import Panels, Table, Weighting, resolving
 from npde_fem.neural_terms import Network
 
 import numpy as np
@@ -65,24 +65,36 @@ class Evaluator:
 
     # -- values ----------------------------------------------------------------------------------------------
 
-    def values(
-        self, a: Array, order: int, delta: Array | None = None, out: Sequence[Array] | None = None
-    ) -> list[Array]:
-        """Return the network and its derivatives by the inputs; see :meth:`~npde_fem.neural_terms.Network.values`.
+    def values(self, a: Array, order: int, delta: Array | None = None) -> list[Array]:
+        """Return the network and its derivatives by the inputs; see :meth:`~npde_fem.neural_terms.Network.values`."""
+        shape = len(a), self.network.outputs
+        out = [np.empty((*shape, *[self.network.inputs] * n)) for n in range(order + 1)]
+        for n in range(self.fill(a, order, out, delta).start):
+            self.fill(a, n, out, delta)
+        return out
 
-        ``out``, contiguous arrays of the same shapes, is where they are written to if it is given.
+    def fill(self, a: Array, order: int, out: Sequence[Array], delta: Array | None = None) -> range:
+        """Write a derivative by the inputs, and what comes with it at no cost, into arrays.
+
+        Parameters
+        ----------
+        a, order, delta
+            As of :meth:`values`.
+        out
+            Contiguous arrays for orders 0 to ``order``, of the shapes that :meth:`values` gives.
+
+        Returns
+        -------
+        range
+            The orders written: all of them where the network is evaluated directly, else ``order`` alone.
         """
-        if out is None:
-            shape = len(a), self.network.outputs
-            out = [np.empty((*shape, *[self.network.inputs] * n)) for n in range(order + 1)]
         a = np.ascontiguousarray(a)
         panels = self._panels_for(a)
         if panels is None:
-            self.network.values(self._weights, a, order, delta, out)
-        else:
-            for n, target in enumerate(out):
-                self._table(panels, n, delta).evaluate(a, target)
-        return list(out)
+            self.network.values(self._weights, a, order, delta, out[: order + 1])
+            return range(order + 1)
+        self._table(panels, order, delta).evaluate(a, out[order])
+        return range(order, order + 1)
 
     def _table(self, panels: Panels, order: int, delta: Array | None) -> Table:
         if delta is not None and not _equal(delta, self._along):
@@ -99,10 +111,10 @@ class Evaluator:
         """Return the panels of the tables, which reach over some arguments; None if there are to be none."""
         if self.network.inputs > 1 or not len(a):
             return None
-        low, high = reach(a)
         old = self._panels
-        if old is not None and old.low <= low and high <= old.high:
+        if old is not None and old.hold(a):
             return old
+        low, high = float(np.fmin.reduce(a, axis=None)), float(np.fmax.reduce(a, axis=None))
         if not np.isfinite([low, high]).all() or high - low >= self._too_wide:
             return None
         low, high = self._wider(low, high)

@@ -534,6 +534,7 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
     There is one row a point for each component of the source. ``rate(g, U, out)`` writes R (integrated over control
     volumes) to a plain array of the owned points; ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|``
     to the owned points of a ghosted array, and returns 1 if a value is not finite, else 0.
+    ``advance_many(g, count, stride, U, base, step, out)`` does so for many states, ``stride`` numbers apart.
     """
     m, body = _rows(source), _rates(s, flux, source)
     rates, advances = [], []
@@ -555,6 +556,11 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
         "double sum = 0.0;",
         *_loop(s, [*body, *advances, *check]),
         "return !(fabs(sum) <= DBL_MAX); }",
+        "int advance_many(const grid_t *g, long count, long stride, const double *U, const double *base, double step,",
+        "                 double *out) {",
+        "int bad = 0;",
+        "for (long b = 0; b < count; ++b) bad |= advance(g, U + b * stride, base + b * stride, step, out + b * stride);",
+        "return bad; }",
     ]
     return _HEADER + "\n".join(functions) + "\n"
 
@@ -777,7 +783,8 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
 
     ``L`` are the weights of the rows, a ghosted array. To ``sums``, of all components of the numbers in ``by``, the
     kernel adds the weighted sum of the rates' derivatives by these; to ``outs[k]``, the ghosted array of the k-th
-    quantity on the grid in ``by``, those by its values.
+    quantity on the grid in ``by``, those by its values. ``reverse_many(g, count, nU, nL, nout, U, L, outs, sums)`` does
+    so for many states, whose arrays are ``nU``, ``nL`` and ``nout`` numbers apart.
 
     Parameters
     ----------
@@ -851,6 +858,12 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
         *_loop(s, body, 0 if gathers else _STRIP, adding),
         *(f"sums[{k}] += q{k};" for k in to.numbers),
         "}",
+        "void reverse_many(const grid_t *g, long count, long nU, long nL, long nout, const double *U, const double *L,",
+        "                  double *const *outs, double *sums) {",
+        f"double *moved[{max(1, len(counts))}];",
+        "for (long b = 0; b < count; ++b) {",
+        f"for (int k = 0; k < {len(counts)}; ++k) moved[k] = outs[k] + b * nout;",
+        "reverse(g, U + b * nU, L + b * nL, moved, sums); } }",
     ]
     return ReverseKernel(_HEADER + "\n".join(lines) + "\n", gathers)
 

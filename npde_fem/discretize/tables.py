@@ -20,14 +20,14 @@ import numpy.typing as npt
 from mpi4py import MPI
 from numpy.polynomial import chebyshev
 
-__all__ = ["Panels", "Table", "Weighting", "reach", "resolving"]
+__all__ = ["Panels", "Table", "Weighting", "resolving"]
 
 Array = npt.NDArray[np.float64]
 
-NODES = 12
+NODES = 8
 """Nodes of a panel; the polynomials have one degree less."""
 
-_FEWEST, _MOST = 8, 2048
+_FEWEST, _MOST = 8, 4096
 _MOST_IN_DOUBT = 256
 
 _NODES = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
@@ -37,53 +37,64 @@ _TO_POWERS = np.array([np.pad(chebyshev.cheb2poly(row), (0, NODES))[:NODES] for 
 _TO_BETWEEN = chebyshev.chebvander(_BETWEEN, NODES - 1) @ _TO_CHEBYSHEV
 
 _SOURCE = f"""
-enum {{ NODES = {NODES} }};
+enum {{ NODES = {NODES}, BLOCK = 64 }};
 
-/* The panel that holds x, a place in panels from the first one's start, and the place in it, from -1 to 1. */
-#define PLACE \\
-    const double x = (a[p] - low) / width; \\
-    const double above = x > 0.0 ? x : 0.0; \\
-    const int panel = (int)(above < last ? above : last); \\
-    const double s = 2.0 * (x - panel) - 1.0;
+/* The first coefficients of the panels that hold some points, and the places there, from -1 to 1. */
+static inline void place(long n, const double *restrict a, double low, double width, long panels,
+                         int *restrict first, double *restrict s)
+{{
+    const double last = panels - 1;
+    for (long p = 0; p < n; p++) {{
+        const double x = (a[p] - low) / width;
+        const double above = x > 0.0 ? x : 0.0;
+        const int panel = (int)(above < last ? above : last);
+        first[p] = NODES * panel;
+        s[p] = 2.0 * (x - panel) - 1.0;
+    }}
+}}
 
 void evaluate(long n, const double *restrict a, double low, double width, long panels, const double *restrict powers,
               long stride, double *restrict out)
 {{
-    const double last = panels - 1;
-    for (long p = 0; p < n; p++) {{
-        PLACE
-        const double *restrict c = powers + NODES * panel;
-        double y = c[NODES - 1];
-        for (int k = NODES - 2; k >= 0; k--)
-            y = y * s + c[k];
-        out[p * stride] = y;
+    int first[BLOCK];
+    double s[BLOCK];
+    for (long b = 0; b < n; b += BLOCK) {{
+        const long m = n - b < BLOCK ? n - b : BLOCK;
+        place(m, a + b, low, width, panels, first, s);
+        for (long p = 0; p < m; p++) {{
+            const double *restrict c = powers + first[p];
+            double y = c[NODES - 1];
+            for (int k = NODES - 2; k >= 0; k--)
+                y = y * s[p] + c[k];
+            out[(b + p) * stride] = y;
+        }}
     }}
 }}
 
 void weigh(long n, const double *restrict a, double low, double width, long panels, const double *restrict weights,
            long stride, double *restrict moments)
 {{
-    const double last = panels - 1;
-    for (long p = 0; p < n; p++) {{
-        PLACE
-        double t[NODES] = {{1.0, s}};
-        for (int k = 2; k < NODES; k++)
-            t[k] = 2.0 * s * t[k - 1] - t[k - 2];
-        double *m = moments + NODES * panel;
-        for (int k = 0; k < NODES; k++)
-            m[k] += weights[p * stride] * t[k];
+    int first[BLOCK];
+    double s[BLOCK];
+    for (long b = 0; b < n; b += BLOCK) {{
+        const long m = n - b < BLOCK ? n - b : BLOCK;
+        place(m, a + b, low, width, panels, first, s);
+        for (long p = 0; p < m; p++) {{
+            double t[NODES] = {{1.0, s[p]}};
+            for (int k = 2; k < NODES; k++)
+                t[k] = 2.0 * s[p] * t[k - 1] - t[k - 2];
+            for (int k = 0; k < NODES; k++)
+                moments[first[p] + k] += weights[(b + p) * stride] * t[k];
+        }}
     }}
 }}
 
-void reach(long n, const double *restrict a, double *restrict ends)
+long outside(long n, const double *restrict a, double low, double high)
 {{
-    double low = ends[0], high = ends[1];
-    for (long p = 0; p < n; p++) {{
-        low = a[p] < low ? a[p] : low;
-        high = a[p] > high ? a[p] : high;
-    }}
-    ends[0] = low;
-    ends[1] = high;
+    long found = 0;
+    for (long p = 0; p < n; p++)
+        found += (a[p] < low) | (a[p] > high);
+    return found;
 }}
 """
 
@@ -95,17 +106,10 @@ def _kernels() -> ctypes.CDLL:
     long, double, pointer = ctypes.c_long, ctypes.c_double, ctypes.c_void_p
     library.evaluate.argtypes = [long, pointer, double, double, long, pointer, long, pointer]
     library.weigh.argtypes = library.evaluate.argtypes
-    library.reach.argtypes = [long, pointer, pointer]
-    for kernel in (library.evaluate, library.weigh, library.reach):
-        kernel.restype = None
+    library.outside.argtypes = [long, pointer, double, double]
+    library.evaluate.restype = library.weigh.restype = None
+    library.outside.restype = long
     return library
-
-
-def reach(a: Array) -> tuple[float, float]:
-    """Return the least and the largest of some numbers; those that are NaN do not count."""
-    ends = np.array([np.inf, -np.inf])
-    _kernels().reach(a.size, a.ctypes.data, ends.ctypes.data)
-    return float(ends[0]), float(ends[1])
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,10 @@ class Panels:
     low: float
     high: float
     count: int
+
+    def hold(self, a: Array) -> bool:
+        """Whether no number of a contiguous array lies outside; one that is NaN does not."""
+        return not _kernels().outside(a.size, a.ctypes.data, self.low, self.high)
 
     @property
     def width(self) -> float:
@@ -198,7 +206,7 @@ class Table:
         self._powers = np.ascontiguousarray(powers)
 
     def evaluate(self, a: Array, out: Array) -> None:
-        """Write the values at numbers a, of shape (points,), into ``out``, contiguous, of shape (points, columns)."""
+        """Write the values at numbers a into ``out``, of shape (points, columns), both contiguous."""
         p = self._panels
         for c in range(self._columns):
             target = out.ctypes.data + c * out.itemsize
@@ -215,7 +223,7 @@ class Weighting:
         self._moments = np.zeros((columns, panels.count, NODES))
 
     def add(self, a: Array, weights: Array) -> None:
-        """Add points a, shape (points,), with weights, contiguous, of shape (points, columns)."""
+        """Add numbers a, contiguous, one a point, with weights, contiguous, of shape (points, columns)."""
         p, columns = self._panels, len(self._moments)
         for c, moments in enumerate(self._moments):
             source = weights.ctypes.data + c * weights.itemsize

@@ -14,15 +14,18 @@ backward pass needs, and no longer (:class:`Record`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
 from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array
-from npde_fem.learn.task import Call, Task
-from npde_fem.solve.trajectory import Trajectory
+from npde_fem.learn.call import Call, new_call
+from npde_fem.learn.task import Task
+from npde_fem.learn.tensors import Kind, Slot, agreed, refuse_gradients
+from npde_fem.parallel import alike
 
 import numpy as np
 import torch
@@ -33,33 +36,48 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["Record", "measured", "solved"]
 
+_ANY_ARGUMENTS = Signature([Parameter("arguments", Parameter.VAR_POSITIONAL)])
 _numbers = count()
 _alive: WeakValueDictionary[int, Record] = WeakValueDictionary()
 
 
-def solved(task: Task, inputs: Sequence[torch.Tensor], batch: int | None) -> dict[str, torch.Tensor]:
-    """Return the outputs of a task by name, differentiable by its inputs (collective).
+def solved(
+    task: Task, slots: Sequence[Slot], tensors: Sequence[Any], weights: Sequence[torch.Tensor] = ()
+) -> tuple[dict[str, torch.Tensor], Kind]:
+    """Solve a task (collective).
 
     Parameters
     ----------
     task
         The task.
-    inputs
-        Float64 on the CPU, in the task's order: flat, ``(size,)``, or one row a sample.
-    batch
-        Samples; None where no input has rows.
+    slots, tensors
+        The places of its first inputs, and a user's tensors for them.
+    weights
+        Tensors for its other inputs, on the same device; never a row a sample.
+
+    Returns
+    -------
+    dict of Tensor, Kind
+        The outputs by name, float64 on the CPU and real, differentiable by the inputs; and how the user has tensors.
 
     Raises
     ------
-    ValueError
-        If an input is not finite, or the ranks do not agree.
+    TypeError, ValueError
+        If a tensor does not fit its slot, is not finite, or the ranks do not agree.
     SolveError
         If a solve fails.
     """
+    with alike(task.problem.comm):
+        kind, in_batch = agreed(slots, tensors, weights)
+        if task.problem.stationary:
+            refuse_gradients({s.label: x for s, x in zip(slots, tensors, strict=True) if s.label == "u0"})
+    inputs = [slot.flat(x, rows) for slot, x, rows in zip(slots, tensors, in_batch, strict=True)]
+    inputs += [x.to("cpu", torch.float64).reshape(-1) for x in weights]
     recording = torch.is_grad_enabled()
     needs = [recording and x.requires_grad or unpack_dual(x).tangent is not None for x in inputs]
-    _, *outputs = Solve.apply(Call(task, batch, needs), *inputs)
-    return dict(zip(task.outputs, outputs, strict=True))
+    call = new_call(task, kind.batch, [x.ndim == 2 for x in inputs], needs)
+    _, *outputs = Solve.apply(call, *inputs)
+    return dict(zip(task.outputs, outputs, strict=True)), kind
 
 
 def measured(probe: Probe, states: torch.Tensor) -> torch.Tensor:
@@ -75,8 +93,8 @@ class Record:
     lets hooks move it. So it goes with the record, which has the lifetime of :meth:`tensor`'s memory.
     """
 
-    def __init__(self, trajectories: list[Trajectory]) -> None:
-        self.trajectories, self._number = trajectories, np.array(next(_numbers))
+    def __init__(self, content: Any) -> None:
+        self.content, self._number = content, np.array(next(_numbers))
         _alive[self._number.item()] = self
 
     @property
@@ -88,11 +106,11 @@ class Record:
         return torch.from_numpy(np.asarray(self))
 
 
-def _recorded(tensor: torch.Tensor, call: Call, arrays: Sequence[Array]) -> list[Trajectory]:
-    """Return the trajectories of a call; where their record's tensor was moved, those of the same solves again."""
+def _recorded(tensor: torch.Tensor, call: Call, arrays: Sequence[Array]) -> Any:
+    """Return the record of a call; where its tensor was moved, that of the same solves once more."""
     _in_order()
     record = _alive.get(int(tensor.item()))
-    return call.again(arrays) if record is None else record.trajectories
+    return call.again(arrays) if record is None else record.content
 
 
 def _in_order() -> None:
@@ -104,14 +122,21 @@ def _in_order() -> None:
         )
 
 
+def _quickly_bound(forward: Callable) -> Callable:
+    """Let torch bind arguments without looking at the function anew, which takes longer than small solves may."""
+    forward.__signature__ = _ANY_ARGUMENTS  # type: ignore[attr-defined]
+    return forward
+
+
 class Solve(Function):
     """S(x): ``(call, *x)`` -> ``(record, *y)``."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, *x: torch.Tensor) -> tuple:
         _in_order()
-        outputs, trajectories = call.solve(_arrays(x))
-        return Record(trajectories).tensor(), *map(torch.from_numpy, outputs)
+        outputs, record = call.solve(_arrays(x))
+        return Record(record if call.recording else None).tensor(), *map(torch.from_numpy, outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -122,7 +147,9 @@ class Solve(Function):
     @staticmethod
     def backward(ctx: Any, _: None, *w: torch.Tensor | None) -> tuple:
         needs = ctx.needs_input_grad[1:]
-        found = Adjoint.apply(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
+        # Without a graph to be made of it, it need not be an operation.
+        adjoint = Adjoint.apply if torch.is_grad_enabled() else Adjoint.forward
+        found = adjoint(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
         return None, *_placed(_chosen(needs), found, len(needs))
 
     @staticmethod
@@ -134,6 +161,7 @@ class Adjoint(Function):
     """P_d(x, w): ``(call, wanted, record, *x, *w)`` -> derivatives by the wanted inputs."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, wanted: list[int], record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
         x, w = _parted(call, _arrays(given))
         return tuple(map(torch.from_numpy, call.adjoint(x, _recorded(record, call, x), wanted, w)))
@@ -146,24 +174,25 @@ class Adjoint(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_wanted: torch.Tensor | None) -> tuple:
-        trajectories, x, w = _remembered(ctx)
+        record, x, w = _remembered(ctx)
         d = _placed(ctx.wanted, _arrays(d_wanted), len(x))
         needs_x, needs_w = _parted(ctx.call, ctx.needs_input_grad[3:])
-        by_x = _by_inputs(ctx.call, trajectories, needs_x, x, w, d)
-        by_w = map(torch.from_numpy, ctx.call.tangent(x, trajectories, d)) if any(needs_w) else w
+        by_x = _by_inputs(ctx.call, record, needs_x, x, w, d)
+        by_w = map(torch.from_numpy, ctx.call.tangent(x, record, d)) if any(needs_w) else w
         return None, None, None, *by_x, *by_w
 
     @staticmethod
     def jvp(ctx: Any, _call: None, _wanted: None, _record: None, *moves: torch.Tensor | None) -> tuple:
-        trajectories, x, w = _remembered(ctx)
+        record, x, w = _remembered(ctx)
         d, change = _parted(ctx.call, _arrays(moves))
-        return tuple(map(torch.from_numpy, ctx.call.second(x, trajectories, ctx.wanted, w, change, d)))
+        return tuple(map(torch.from_numpy, ctx.call.second(x, record, ctx.wanted, w, change, d)))
 
 
 class Tangent(Function):
     """P_w(x, d): ``(call, record, *x, *d)`` -> changes of the outputs."""
 
     @staticmethod
+    @_quickly_bound
     def forward(call: Call, record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
         x, d = _parted(call, _arrays(given))
         return tuple(map(torch.from_numpy, call.tangent(x, _recorded(record, call, x), d)))
@@ -176,17 +205,17 @@ class Tangent(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *by: torch.Tensor | None) -> tuple:
-        (trajectories, x, d), w = _remembered(ctx), _arrays(by)
+        (record, x, d), w = _remembered(ctx), _arrays(by)
         needs_x, needs_d = _parted(ctx.call, ctx.needs_input_grad[2:])
-        by_x = _by_inputs(ctx.call, trajectories, needs_x, x, w, d)
+        by_x = _by_inputs(ctx.call, record, needs_x, x, w, d)
         wanted = _chosen(needs_d)
-        by_d = map(torch.from_numpy, ctx.call.adjoint(x, trajectories, wanted, w) if wanted else [])
+        by_d = map(torch.from_numpy, ctx.call.adjoint(x, record, wanted, w) if wanted else [])
         return None, None, *by_x, *_placed(wanted, list(by_d), len(x))
 
 
 def _by_inputs(
     call: Call,
-    trajectories: list[Trajectory],
+    record: Any,
     needs: Sequence[bool],
     x: Sequence[Array],
     w: Sequence[Array | None],
@@ -194,7 +223,7 @@ def _by_inputs(
 ) -> list[torch.Tensor | None]:
     """Return P_x(x, w, d) by those of the inputs that need it."""
     wanted = _chosen(needs)
-    found = call.second(x, trajectories, wanted, w, [None] * len(w), d) if wanted else []
+    found = call.second(x, record, wanted, w, [None] * len(w), d) if wanted else []
     return _placed(wanted, list(map(torch.from_numpy, found)), len(x))
 
 
@@ -204,7 +233,7 @@ def _save(ctx: Any, *tensors: torch.Tensor | None) -> None:
     ctx.save_for_forward(*tensors)
 
 
-def _remembered(ctx: Any) -> tuple[list[Trajectory], list[Array], list[Array | None]]:
+def _remembered(ctx: Any) -> tuple[Any, list[Array], list[Array | None]]:
     """Return the record, x, and what was saved after it."""
     record, *tensors = ctx.saved_tensors
     x, others = _parted(ctx.call, _arrays(tensors))

@@ -13,7 +13,7 @@ from npde_fem.learn import bounds
 from npde_fem.learn.bridge import measured, solved
 from npde_fem.learn.distributed import distribute
 from npde_fem.learn.task import Key, Task
-from npde_fem.learn.tensors import agreed, as_complex, slot_of
+from npde_fem.learn.tensors import as_complex, refuse_gradients, slot_of
 from npde_fem.neural_terms import Weights
 from npde_fem.parallel import alike
 from npde_fem.parameter import ComplexParameter, Parameter
@@ -25,7 +25,7 @@ from npde_fem.solve.schemes import Newmark, Scheme
 import numpy as np
 import torch
 
-__all__ = ["Layer", "key_of", "refuse_gradients"]
+__all__ = ["Layer", "key_of", "settled"]
 
 Name = Parameter | str
 
@@ -126,13 +126,12 @@ class Layer(torch.nn.Module):
         if isinstance(checkpoints, int):
             checkpoints = Checkpoints(checkpoints)
         state, rate = ("states", "velocities") if times is not None else ("final", "final_velocity")
-        self._outputs = (state, rate) if with_velocity else (state,)
         arguments = {"t": t, "dt": dt, "scheme": scheme, "observe": times, "preconditioner": preconditioner}
         self._task = Task(
             problem,
             tuple([*keys, *trained]),
-            self._outputs,
-            _initial(problem, {"u0": u0, "velocity": velocity}, keys),
+            (state, rate) if with_velocity else (state,),
+            settled(problem, {"u0": u0, "velocity": velocity}, keys),
             {**arguments, "rescue": None, "progress": False},
             checkpoints=checkpoints,
         )
@@ -237,19 +236,12 @@ class Layer(torch.nn.Module):
         SolveError
             If a solve fails.
         """
-        problem, slots = self.problem, self._slots
-        trained = [self.as_tensor_of(name) for name in self._names]
-        with alike(problem.comm):
-            if len(tensors) != len(slots):
-                labels = ", ".join(slot.label for slot in slots)
-                raise TypeError(f"Layer: {len(tensors)} tensors given; {len(slots)} allowed: {labels}")
-            kind, in_batch = agreed(slots, tensors, trained)
-            if problem.stationary:
-                refuse_gradients({s.label: x for s, x in zip(slots, tensors, strict=True) if s.label == "u0"})
-        given = [slot.flat(x, rows) for slot, x, rows in zip(slots, tensors, in_batch, strict=True)]
-        weights = [x.to("cpu", torch.float64).reshape(-1) for x in trained]
-        found = solved(self._task, [*given, *weights], kind.batch)
-        results = [kind.like(self._seen(found[name])) for name in self._outputs]
+        with alike(self.problem.comm):
+            if len(tensors) != len(self._slots):
+                labels = ", ".join(slot.label for slot in self._slots)
+                raise TypeError(f"Layer: {len(tensors)} tensors given; {len(self._slots)} allowed: {labels}")
+        found, kind = solved(self._task, self._slots, tensors, [self.as_tensor_of(name) for name in self._names])
+        results = [kind.like(self._seen(found[name])) for name in self._task.outputs]
         return results[0] if len(results) == 1 else (results[0], results[1])
 
     def _seen(self, states: torch.Tensor) -> torch.Tensor:
@@ -296,17 +288,6 @@ def _refuse_twice(keys: Sequence[Key]) -> None:
             raise ValueError(f"inputs and parameters: {name!r} given twice; once allowed")
 
 
-def refuse_gradients(things: dict[str, Any]) -> None:
-    """Raise ValueError if one of some things that nothing is differentiated by is a tensor that requires it."""
-    for label, thing in things.items():
-        for part in thing if isinstance(thing, Sequence) else [thing]:
-            if isinstance(part, torch.Tensor) and part.requires_grad:
-                raise ValueError(
-                    f"{label}: a tensor that requires a gradient given, but results are not differentiated by it; "
-                    f"{label}.detach() allowed"
-                )
-
-
 def _observation(problem: Semidiscrete, observe: Any) -> tuple[list[float] | None, Probe | None]:
     """Return times and probe of what is observed."""
     times, probe = observe, None
@@ -327,7 +308,7 @@ def _observation(problem: Semidiscrete, observe: Any) -> tuple[list[float] | Non
         raise TypeError(f"observe: times, a Probe, or a pair (times, Probe) allowed, {observe!r} given") from error
 
 
-def _initial(problem: Semidiscrete, given: dict[str, Any], keys: Sequence[Key]) -> dict[str, Any]:
+def settled(problem: Semidiscrete, given: dict[str, Any], keys: Sequence[Key]) -> dict[str, Any]:
     """Return the initial data that is no input: in UFL, or values."""
     found: dict[str, Any] = {}
     for label, data in given.items():

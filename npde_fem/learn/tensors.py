@@ -12,7 +12,7 @@ from npde_fem.parameter import Parameter
 
 import torch
 
-__all__ = ["Kind", "Slot", "agreed", "as_complex", "slot_of"]
+__all__ = ["Kind", "Slot", "agreed", "as_complex", "refuse_gradients", "slot_of"]
 
 _REAL = {torch.float32: torch.float32, torch.float64: torch.float64}
 _COMPLEX = {torch.complex64: torch.float32, torch.complex128: torch.float64}
@@ -133,6 +133,17 @@ def agreed(
         dtype = torch.promote_types(dtype, {**_REAL, **_COMPLEX}[x.dtype])
     kind = Kind(dtype, devices.pop() if devices else torch.device("cpu"), next(iter(numbers.values()), None))
     return kind, [n is not None for n in samples]
+
+
+def refuse_gradients(things: dict[str, Any]) -> None:
+    """Raise ValueError if one of some things that nothing is differentiated by is a tensor that requires it."""
+    for label, thing in things.items():
+        for part in thing if isinstance(thing, Sequence) else [thing]:
+            if isinstance(part, torch.Tensor) and part.requires_grad:
+                raise ValueError(
+                    f"{label}: a tensor that requires a gradient given, but results are not differentiated by it; "
+                    f"{label}.detach() allowed"
+                )
 
 
 def as_complex(x: torch.Tensor) -> torch.Tensor:

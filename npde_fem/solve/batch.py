@@ -16,9 +16,9 @@ from npde_fem.parameter import Parameter
 from npde_fem.solve.adjoint import Derivative
 from npde_fem.solve.integrate import Adaptive, Frozen, SolveError, planned_steps, warn_of_unresolved_waves
 from npde_fem.solve.krylov import StageMatrix
-from npde_fem.solve.samples import BlockStageMatrix, BlockStages, LinearSamples
+from npde_fem.solve.samples import BlockStageMatrix, BlockStepper, LinearSamples
 from npde_fem.solve.schemes import STATIONARY, Newmark, Scheme, scheme_for
-from npde_fem.solve.steppers import ImplicitStepper, Stepper
+from npde_fem.solve.steppers import Stepper
 from npde_fem.solve.trajectory import Cotangents, Trajectory
 
 import numpy as np
@@ -193,7 +193,7 @@ class Batch:
         return self._by_sample(observed, samples.count), samples.rows(row)
 
     def _stepper(self, samples: LinearSamples) -> Stepper:
-        return ImplicitStepper(samples.as_problem, self.scheme, BlockStages(samples))
+        return BlockStepper(samples, self.scheme)
 
     def _by_sample(self, observed: Sequence[Array], count: int) -> Array:
         """Order states by samples, then times."""

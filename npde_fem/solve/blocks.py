@@ -23,11 +23,15 @@ __all__ = ["BlockMatrices"]
 _RTOL = 1e-12
 
 
+_Kind = Part | Literal["mass"]
+
+
 class _Factor(NamedTuple):
-    """A matrix, and what its products and those of its transpose with blocks are written into."""
+    """A matrix to multiply by, and what its products with blocks are written into."""
 
     matrix: PETSc.Mat
-    results: dict[bool, tuple[PETSc.Mat, Array]]
+    product: PETSc.Mat
+    rows: Array
 
 
 class BlockMatrices(Lent):
@@ -48,9 +52,10 @@ class BlockMatrices(Lent):
         self.part, self._count = part, count
         self._given, self._given_rows = self._new_block()
         self._found, self._found_rows = self._new_block()
-        self._factors: dict[Part | Literal["mass"], _Factor] = {}
-        self._factor_times: dict[Part | Literal["mass"], float] = {}
+        self._factors: dict[tuple[_Kind, bool], _Factor] = {}
+        self._factor_times: dict[tuple[_Kind, bool], float] = {}
         self._stage = problem.new_matrix()
+        self._stage_product: tuple[PETSc.Mat, Array] | None = None
         self._x, self._b = self._stage.createVecs()
         self._is_symmetric, self._symmetric = SymmetryTest(self._stage), False
         self._stage_for: tuple[float, float] | None = None
@@ -74,38 +79,41 @@ class BlockMatrices(Lent):
 
     def destroy(self) -> None:
         self._is_symmetric.destroy()
-        for matrix, results in self._factors.values():
-            for thing in (matrix, *(result for result, _ in results.values())):
-                thing.destroy()
+        for matrix, product, _ in self._factors.values():
+            matrix.destroy()
+            product.destroy()
+        if self._stage_product is not None:
+            self._stage_product[0].destroy()
         for thing in (self._ksp, self._stage, self._x, self._b, self._given, self._found):
             thing.destroy()
 
-    def times(self, what: Part | Literal["mass"], t: float, rows: Array, out: Array, transposed: bool = False) -> None:
+    def times(self, what: _Kind, t: float, rows: Array, out: Array, transposed: bool = False) -> None:
         """Write M, or dR/du of a part at time t, or the transpose, times all rows of a block into ``out``.
 
         Columns of constrained dofs count; their rows have no meaning.
         """
-        matrix, results = self._factor(what, t)
-        if transposed not in results:
-            results[transposed] = self._new_block()
-        result, found = results[transposed]
+        factor = self._factor(what, t, transposed)
         self._given_rows[...] = rows
-        (matrix.transposeMatMult if transposed else matrix.matMult)(self._given, result)
-        out[...] = found.real
+        factor.matrix.matMult(self._given, factor.product)
+        out[...] = factor.rows.real
 
-    def _factor(self, what: Part | Literal["mass"], t: float) -> _Factor:
-        if what not in self._factors:
-            self._factors[what] = _Factor(self.problem.new_matrix(whole=True), {})
+    def _factor(self, what: _Kind, t: float, transposed: bool) -> _Factor:
+        key = what, transposed
         with_time = what != "mass" and self.problem.varies(what)[1]
         wanted = t if with_time else 0.0
-        if self._factor_times.get(what) != wanted:
-            matrix, state = self._factors[what].matrix, self._state
-            if what == "mass":
-                self.problem.jacobian(t, state, 1.0, 0.0, matrix, self.part, whole=True)
+        if self._factor_times.get(key) != wanted:
+            if key not in self._factors:
+                matrix = PETSc.Mat() if transposed else self.problem.new_matrix(whole=True)
+                self._factors[key] = _Factor(matrix, *self._new_block())
+            matrix = self._factors[key].matrix
+            if transposed:
+                self._factor(what, t, False).matrix.transpose(matrix)
+            elif what == "mass":
+                self.problem.jacobian(t, self._state, 1.0, 0.0, matrix, self.part, whole=True)
             else:
-                self.problem.jacobian(t, state, 0.0, -1.0, matrix, what, whole=True)
-            self._factor_times[what] = wanted
-        return self._factors[what]
+                self.problem.jacobian(t, self._state, 0.0, -1.0, matrix, what, whole=True)
+            self._factor_times[key] = wanted
+        return self._factors[key]
 
     def assemble(self, t: float, w: float) -> None:
         """Assemble ``M - w dR/du`` at time t, unless it is that already; a stationary problem's is ``-dR/du``."""
@@ -114,14 +122,23 @@ class BlockMatrices(Lent):
             return
         mass = 0.0 if self.problem.stationary else 1.0
         self.problem.jacobian(t, self._state, mass, w, self._stage, self.part)
+        self._symmetric = self._is_symmetric()
         if self._stage_for is None:
-            self._symmetric = self._is_symmetric()
             if option_given("ksp_type") or option_given("pc_type"):
                 set_method(self._ksp, self.problem, self._symmetric)
             else:
                 factorise(self._ksp, self.problem.comm)
             self._ksp.setFromOptions()
         self._stage_for = wanted, w
+
+    def stage_transposed_times(self, rows: Array, out: Array) -> None:
+        """Write the transpose of the matrix last assembled times all rows into ``out``."""
+        self._given_rows[...] = rows
+        if self._stage_product is None:
+            self._stage_product = self._new_block()
+        product, found = self._stage_product
+        (self._stage.matMult if self._symmetric else self._stage.transposeMatMult)(self._given, product)
+        out[...] = found.real
 
     def solve(self, rows: Array, out: Array, transposed: bool = False) -> bool:
         """Solve with the matrix last assembled, or its transpose, for all rows; return whether that went well.

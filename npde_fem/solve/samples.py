@@ -17,11 +17,13 @@ from npde_fem.discretize.linearised import Linearised, Nodal
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.parameter import Parameter
 from npde_fem.solve.blocks import BlockMatrices
+from npde_fem.solve.schemes import Scheme
+from npde_fem.solve.steppers import ImplicitStepper
 
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["LinearSamples", "SampledLinearised"]
+__all__ = ["BlockStageMatrix", "BlockStepper", "LinearSamples", "SampledLinearised"]
 
 
 class LinearSamples:
@@ -52,7 +54,8 @@ class LinearSamples:
         self.batched: dict[str, Array] = {}
         self._inhomogeneities: dict[Part, tuple[float, Array]] = {}
         self._data: dict[int, tuple[float, Array]] = {}
-        self._state, self._one = problem.new_state(), np.zeros(problem.n_owned)
+        self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
+        self._state, self._one, self._row = problem.new_state(), np.zeros(problem.n_owned), np.zeros(problem.n_owned)
         self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
         self._users = 0
 
@@ -71,6 +74,7 @@ class LinearSamples:
         if not self._users:
             self._inhomogeneities.clear()
             self._data.clear()
+            self._of_data.clear()
             self.matrices = BlockMatrices.borrow(self.problem, self.part, self.count)
         self._users += 1
         try:
@@ -159,6 +163,23 @@ class LinearSamples:
             self._inhomogeneities[part] = t, found
         return self._inhomogeneities[part][1]
 
+    def of_data(self, t: float, w: float, prescribed: Array) -> Array:
+        """``M g - w R(g, t)`` of the implicit part, g the prescribed data and zero elsewhere; one row or one each."""
+        key = self.part, w
+        if not self.known(self._of_data, key, t):
+            found, one = np.zeros((self.count if self.batched else 1, self.problem.n_owned)), self._one
+            for b in self.some():
+                one[:] = 0.0
+                one[self.problem.constrained] = prescribed[b]
+                self.problem.load(one, self._state)
+                self.problem.rate(t, self._state, found[b], self.part)
+                found[b] *= -w
+                if not self.stationary:
+                    self.problem.mass_times(one, self._row)
+                    found[b] += self._row
+            self._of_data = {key: (t, found)}
+        return self._of_data[key][1]
+
     def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write M times values, as ``Semidiscrete.mass_times``."""
         if self.stationary:
@@ -184,12 +205,25 @@ class LinearSamples:
         return self._linearised[key]
 
 
+class BlockStepper(ImplicitStepper):
+    """Implicit steps of all samples: linear solves need neither a scale nor a first guess."""
+
+    def __init__(self, samples: LinearSamples, scheme: Scheme) -> None:
+        super().__init__(samples.as_problem, scheme, BlockStages(samples))
+
+    def _scale(self) -> float:
+        return 0.0
+
+    def _extrapolate(self, fraction: float, dt: float) -> None:
+        """Leave the guess as it is: its prescribed data counts alone."""
+
+
 class BlockStages:
     """Solves the stages of all samples: a :class:`~npde_fem.solve.steppers.StageEquation`."""
 
     def __init__(self, samples: LinearSamples) -> None:
         self._samples, self.rate = samples, np.zeros(samples.n_owned)
-        self._residual, self._work, self.found = (np.zeros(samples.n_owned) for _ in range(3))
+        self._right, self.found = np.zeros(samples.n_owned), np.zeros(samples.n_owned)
         self.newton_iterations = self.linear_iterations = 0
         self.assembly_seconds = 0.0
         self.failure = "the linear solves failed, or the state became NaN or infinite"
@@ -198,16 +232,13 @@ class BlockStages:
         self._samples.rate(t, values, self.rate, self._samples.part)
 
     def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
-        samples, residual, work = self._samples, self._residual, self._work
-        samples.mass_times(guess, residual)
-        residual -= b
-        samples.rate(t, guess, work, samples.part)
-        work *= w
-        residual -= work
-        residual[samples.constrained] = 0.0
+        samples, c = self._samples, self._samples.problem.constrained
+        right, found, prescribed = samples.rows(self._right), samples.rows(self.found), samples.rows(guess)[:, c]
+        np.subtract(samples.rows(b), samples.of_data(t, w, prescribed), out=right)
+        right[:, c] = 0.0
         samples.matrices.assemble(t, w)
-        good = samples.matrices.solve(samples.rows(residual), samples.rows(work))
-        np.subtract(guess, work, out=self.found)
+        good = samples.matrices.solve(right, found)
+        found[:, c] = prescribed
         self.linear_iterations += 1
         good = good and bool(np.isfinite(self.found.sum()))
         return bool(samples.comm.allreduce(good, op=MPI.LAND))
@@ -220,19 +251,13 @@ class BlockStageMatrix:
     """Solves with a stage's matrix for all samples: a :class:`~npde_fem.solve.krylov.StageMatrix`."""
 
     def __init__(self, samples: LinearSamples) -> None:
-        self._samples, self._t, self._w = samples, 0.0, 0.0
-        self._work = np.zeros(samples.n_owned)
+        self._samples = samples
 
     def assemble(self, t: float, state: Array, w: float) -> None:
-        self._t, self._w = t, w
         self._samples.matrices.assemble(t, w)
 
     def transposed_times(self, values: Array, out: Array) -> None:
-        samples = self._samples
-        samples.mass_times(values, out, True)
-        samples.matrices.times(samples.part, self._t, samples.rows(values), samples.rows(self._work), True)
-        self._work *= self._w
-        out -= self._work
+        self._samples.matrices.stage_transposed_times(self._samples.rows(values), self._samples.rows(out))
 
     def solve(self, right: Array, out: Array, transposed: bool) -> None:
         samples = self._samples
