@@ -667,9 +667,9 @@ class FD(Semidiscrete):
         return np.zeros((*self.layout.ghosted_shape, self.components))
 
     def new_states(self, count: int) -> Array:
-        """Return many states in one array: :meth:`load`, :meth:`store`, :meth:`constrain` and :meth:`advance` take such.
+        """Return many states in one array, which :meth:`load`, :meth:`store` and :meth:`constrain` take for a state.
 
-        Values are those of one state after the other. To advance them :attr:`fuses` must hold.
+        So does :meth:`advance` if :attr:`fuses` holds. Their values are those of one state after the other.
         """
         return np.zeros((count, *self.layout.ghosted_shape, self.components))
 
@@ -705,7 +705,7 @@ class FD(Semidiscrete):
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
-            library.rate.restype, library.advance.restype, library.advance_many.restype = None, ctypes.c_int, ctypes.c_int
+            library.rate.restype = None
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             grid, *arrays = library.advance.argtypes
@@ -736,7 +736,7 @@ class FD(Semidiscrete):
         out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
-        """Flux times area through the faces of each Flux or Robin condition, shape (n, components); of many states each."""
+        """Flux times area through the faces of each Flux or Robin condition, (n, components); many states' too."""
         found, flat = [], self._flat(state)
         for e in self.exchanges:
             flux = e.value(t, None).copy()
@@ -944,17 +944,17 @@ class FD(Semidiscrete):
     @cached_property
     def autonomous(self) -> bool:
         data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
-        return not any(self.symbols.t in set(traverse_unique_terminals(e)) for e in data)
+        return not any(self.symbols.t in self.symbols.terminals(e) for e in data)
 
     @cached_property
     def matrix_parameters(self) -> frozenset[str]:
-        s, gradient = self.symbols, self.new_field(ufl.grad(self.symbols.u).ufl_shape)
+        s = self.symbols
         written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
         for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
-            split = ufl.replace(e, {ufl.grad(s.u): gradient})
-            written += [partial(split, s.u), partial(split, gradient)]
-        terminals = {terminal for e in written for terminal in traverse_unique_terminals(e)}
-        return frozenset(parameter.name for parameter, symbol in self._bound.items() if symbol in terminals)
+            written += s.derivatives(e)
+        terminals = set().union(*(s.terminals(e) for e in written))
+        names = {parameter.name for parameter, symbol in self._bound.items() if symbol in terminals}
+        return frozenset(names | self.networks.trained_in(terminals))
 
     @cached_property
     def _entries(self) -> _Entries:

@@ -9,9 +9,9 @@ at the leaves is sent back to the values they were read from. Second-order terms
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.domain import Points
 from npde_fem.discretize.fd_networks import ByWeights, Needed
@@ -113,6 +113,30 @@ class _Rows:
             code = reverse_evaluator_source(s, data, by)
         return self._compiled(code, "reverse", 3, self._needed(by)), gathers
 
+    @cached_property
+    def _many_to_state(self) -> tuple[Callable, bool] | None:
+        return self._backward_many([self._owner.problem.symbols.u], plain=True)
+
+    @cached_property
+    def _many_to_controls(self) -> tuple[Callable, bool] | None:
+        return self._backward_many(list(self._owner.bound.values()))
+
+    def _backward_many(self, by: list[Expr], *, plain: bool = False) -> tuple[Callable, bool] | None:
+        """Return what :meth:`_backward` does, for many states in one array; what is written lies so far apart."""
+        if not any(depends(e, by) for e in self._expressions):
+            return None
+        owner, (flux, source), address = self._owner, self._expressions, ctypes.c_void_p
+        code, gathers = reverse_source(owner.symbols, flux, source, by, plain=plain)
+        kernel = compile_c(owner.problem.comm, code).reverse_many
+        kernel.restype = None
+        kernel.argtypes = [ctypes.POINTER(GridArguments), *[ctypes.c_long] * 4, *[address] * 4]
+
+        def run(t: float, states: Array, weights: Array, apart: int, outs: Any, sums: int | None) -> None:
+            strides = states[0].size, weights[0].size, apart
+            kernel(owner.arguments_at(t), len(states), *strides, states.ctypes.data, weights.ctypes.data, outs, sums)
+
+        return run, gathers
+
     def _compiled(self, source: str, name: str, arrays: int, needed: Needed | None = None) -> Callable:
         """Return a kernel as a function of time and of the addresses of its last ``arrays`` arrays."""
         owner, points, address = self._owner, self._points, ctypes.c_void_p
@@ -156,6 +180,26 @@ class _Rows:
             kernel(t, weights.ctypes.data, self._owner.pulled_pointers, None)
             self._owner.problem.halo.reverse(pulled)
             self._owner.problem.store(pulled, out)
+
+    def pull_many(self, t: float, states: Array, weights: Array, pulled: Array, out: Array) -> None:
+        """Do as :meth:`pull` for many states in one array; ``pulled`` is room for such."""
+        if self._many_to_state is None:
+            out[:] = 0.0
+            return
+        kernel, plain = self._many_to_state
+        if plain:
+            kernel(t, states, weights, out.size // len(states), pointers_to([out]), None)
+        else:
+            pulled[...] = 0.0
+            kernel(t, states, weights, pulled[0].size, pointers_to([pulled]), None)
+            self._owner.problem.halo_of(pulled).reverse(pulled)
+            self._owner.problem.store(pulled, out)
+
+    def collect_many(self, t: float, states: Array, weights: Array) -> None:
+        """Do as :meth:`collect` for many states in one array."""
+        if self._many_to_controls is not None:
+            kernel, _ = self._many_to_controls
+            kernel(t, states, weights, 0, self._owner.gradient_pointers, self._owner.sums.ctypes.data)
 
     def scatter(self, t: float, weights: Array) -> bool:
         """Add to the owner's ghosted array for that instead, ghosts not sent home; return whether there is any."""
@@ -324,6 +368,7 @@ class FDLinearised(Linearised):
         self.sums, self._number_moves = np.zeros(sum(sizes)), np.zeros(sum(sizes))
         self.pulled_pointers, self.out_pointers = pointers_to([self.pulled]), pointers_to([self.pulled])
         self.gradient_pointers = pointers_to(list(self._gradients.values()))
+        self._many_weights, self._many_pulled = problem.new_states(0), problem.new_states(0)
         self._rows: dict[Term, _Rows] = {}
         self._prescribed: dict[int, Nodal | None] = {}
         self._lay_out()
@@ -506,6 +551,37 @@ class FDLinearised(Linearised):
 
     def collect_second(self, term: Term, adjoint: Array) -> None:
         self._collect(term, adjoint, second=True)
+
+    # -- terms of many states --------------------------------------------------------------------------------
+
+    def at_many(self, t: float, states: Array) -> None:
+        """Linearise about many states in one array (of ``FD.new_states``), for :meth:`pull_many` and others."""
+        self.at(t, states[0])
+        self._states = states
+        if self._many_weights.shape != states.shape:
+            self._many_weights, self._many_pulled = np.zeros_like(states), np.zeros_like(states)
+
+    def pull_many(self, term: Term, adjoint: Array, out: Array) -> None:
+        """Do as :meth:`pull` for all of these states; values are those of one state after the other."""
+        self.problem.load(adjoint, self._many_weights)
+        self._term(term).pull_many(self.t, self._states, self._many_weights, self._many_pulled, out)
+        for faces in self._boundary_of(term):
+            for state, weights, into in self._each_of(adjoint, out):
+                self.state = state
+                faces.pull(self.t, weights, into, second=False)
+
+    def collect_many(self, term: Term, adjoint: Array) -> None:
+        """Do as :meth:`collect` for all of these states."""
+        self.problem.load(adjoint, self._many_weights)
+        self._term(term).collect_many(self.t, self._states, self._many_weights)
+        for faces in self._boundary_of(term):
+            for state, weights in self._each_of(adjoint):
+                self.state = state
+                faces.collect(self.t, weights, second=False)
+
+    def _each_of(self, *values: Array) -> Iterator[tuple[Array, ...]]:
+        """Iterate over the states with their values."""
+        return zip(self._states, *(v.reshape(len(self._states), -1) for v in values), strict=True)
 
     # -- the gradient ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,6 +136,7 @@ class _Here:
         high, low, self._stored = problem.networks.places(kind)
         self.counted = high.size
         self.inputs = np.zeros((self._stored.size, site.network.inputs))
+        self._found: dict[Expr, Array] = {}
         self._arrays: dict[Expr, Array] = {}
         self._kind = kind
         names = (("point", high),) if kind == 0 else ((f"high{kind - 1}", high), (f"low{kind - 1}", low))
@@ -161,21 +162,30 @@ class _Here:
             self._point, itself, along = at, -1, -1
         if point is None or point is not self._direction:
             self._direction, along = point, -1
-        evaluate = self._site.evaluator.values
+        evaluate, site = self._site.evaluator.values, self._site
         if needed.itself > itself:
             itself = needed.itself
-            self._store(self._site.values, evaluate(self.inputs, itself))
+            evaluate(self.inputs, itself, None, self._values(site.values[: 1 + itself]))
+            self._store(site.values[: 1 + itself])
         if needed.along > along:
             along = needed.along
-            self._store(self._site.along, evaluate(self.inputs, along, delta))
+            evaluate(self.inputs, along, delta, self._values(site.along[: 1 + along]))
+            self._store(site.along[: 1 + along])
         self._orders = Orders(itself, along)
 
-    def _store(self, symbols: Sequence[ufl.Coefficient], values: Sequence[Array]) -> None:
-        for symbol, found in zip(symbols, values, strict=False):
-            if symbol not in self._arrays:
+    def _values(self, symbols: Sequence[ufl.Coefficient]) -> list[Array]:
+        """Arrays for the values of symbols, place by place."""
+        for symbol in symbols:
+            if symbol not in self._found:
+                self._found[symbol] = np.zeros((self._stored.size, *symbol.ufl_shape))
                 self._arrays[symbol] = self._problem.networks.new_array(symbol, self._kind)
+        return [self._found[symbol] for symbol in symbols]
+
+    def _store(self, symbols: Sequence[ufl.Coefficient]) -> None:
+        """Put these values where kernels read them."""
+        for symbol in symbols:
             array = self._arrays[symbol]
-            array[self._stored] = found.reshape(len(found), array.shape[1])
+            array[self._stored] = self._found[symbol].reshape(-1, array.shape[1])
 
 
 class FDNetworks:
@@ -260,6 +270,10 @@ class FDNetworks:
         for evaluator in self.evaluators.values():
             evaluator.update()
         self.version = object()
+
+    def trained_in(self, symbols: Collection[Expr]) -> set[str]:
+        """Return the names of the weights that some symbols depend on."""
+        return {site.network.name for site in self.sites if not set(site.values).isdisjoint(symbols)}
 
     def needed(self, flux: Expr, source: Expr, by: Sequence[Expr] = ()) -> Needed:
         """Return what kernels of a lowered flux and source read, or those of the derivatives by some symbols."""

@@ -915,13 +915,14 @@ class FEM(Semidiscrete):
     @cached_property
     def autonomous(self) -> bool:
         residual = self._residuals["all"]
-        return not any(p.in_time for p in self._prescribed) and (
-            residual is None or self._t not in residual.constants()
-        )
+        if residual is not None and (self._t in residual.constants() or self.networks.depends(residual, self._t)):
+            return False
+        return not any(p.in_time for p in self._prescribed)
 
     @property
     def matrix_parameters(self) -> frozenset[str]:
-        return self._operator("all").parameters
+        weights = {name for name, parameter in self.parameters.items() if isinstance(parameter, Weights)}
+        return self._operator("all").parameters | weights
 
     def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
         return self._operator("all").assembler.new_matrix()

@@ -228,7 +228,7 @@ class Layout:
 
 
 class Halo:
-    """Exchange of the ghost layer of ghosted arrays with ``components`` values a point, or of ``copies`` of them in one.
+    """Exchange of the ghost layer of ghosted arrays with ``components`` values a point, or of some copies in one array.
 
     Axes are exchanged one after the other, so that corners arrive too; a message carries one layer of points,
     described to MPI by a subarray type, and nothing is copied or allocated.

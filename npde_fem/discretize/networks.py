@@ -96,6 +96,10 @@ class Evaluator:
         self._table(panels, order, delta).evaluate(a, out[order])
         return range(order, order + 1)
 
+    def table(self, order: int, delta: Array | None = None) -> Table | None:
+        """Return the present table of a derivative by the input, if there is one."""
+        return None if self._panels is None else self._table(self._panels, order, delta)
+
     def _table(self, panels: Panels, order: int, delta: Array | None) -> Table:
         if delta is not None and not _equal(delta, self._along):
             self._along = delta.copy()

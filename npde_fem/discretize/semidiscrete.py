@@ -330,7 +330,7 @@ class Semidiscrete(ABC):
     @property
     @abstractmethod
     def matrix_parameters(self) -> frozenset[str]:
-        """Names of the parameters that dR/du or a mass matrix depends on; the others enter as inhomogeneities."""
+        """Names of the parameters that dR/du or a mass matrix may depend on; the others enter as inhomogeneities."""
 
     def meet(self, initial: Sequence[Any], integrals: Sequence[Callable]) -> None:
         """Make the parameters that initial data and integrands bring known to the problem (collective)."""

@@ -1,24 +1,34 @@
 """Many solves of one problem at once, which can be differentiated.
 
 Two kinds share work. Where the implicit part of the scheme is linear, all samples have one matrix, one factorisation,
-and products and solves with many right-hand sides (:mod:`npde_fem.solve.blocks`). Steps and sweeps are those of single
-solves: :class:`~npde_fem.solve.samples.LinearSamples` hands them all samples as one problem.
+and products and solves with many right-hand sides (:mod:`npde_fem.solve.blocks`). Explicit schemes on grids go through
+all samples in one compiled loop. Steps and sweeps are those of single solves, which are given all samples as one
+problem: :mod:`npde_fem.solve.samples` and :mod:`npde_fem.solve.fused`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from npde_fem.discretize.fd import FD
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import alike
 from npde_fem.parameter import Parameter
 from npde_fem.solve.adjoint import Derivative
-from npde_fem.solve.integrate import Adaptive, Frozen, SolveError, planned_steps, warn_of_unresolved_waves
+from npde_fem.solve.fused import FusedSamples
+from npde_fem.solve.integrate import (
+    Adaptive,
+    Frozen,
+    SolveError,
+    check_stability,
+    planned_steps,
+    warn_of_unresolved_waves,
+)
 from npde_fem.solve.krylov import StageMatrix
-from npde_fem.solve.samples import BlockStageMatrix, BlockStepper, LinearSamples
+from npde_fem.solve.samples import BlockStageMatrix, BlockStepper, LinearSamples, Samples
 from npde_fem.solve.schemes import STATIONARY, Newmark, Scheme, scheme_for
-from npde_fem.solve.steppers import Stepper
+from npde_fem.solve.steppers import ExplicitStepper, Stepper
 from npde_fem.solve.trajectory import Cotangents, Trajectory
 
 import numpy as np
@@ -68,7 +78,7 @@ class Batch:
         if not self.shares(problem, scheme, (), dt) or not isinstance(scheme, Scheme):
             raise ValueError(f"batch: solves of this problem by {scheme.name} share no work; see Batch.shares")
         self.scheme: Scheme = scheme
-        self._samples: LinearSamples | None = None
+        self._samples: Samples | None = None
 
     @staticmethod
     def shares(
@@ -76,8 +86,9 @@ class Batch:
     ) -> bool:
         """Return whether solves can share work.
 
-        So it is where the implicit part of the scheme is linear (one matrix, one factorisation, many right-hand sides).
-        Steps must not adapt.
+        So it is where the implicit part of the scheme is linear (one matrix, one factorisation, many right-hand sides),
+        and for explicit schemes on grids where the damping is one number (one compiled loop), without batched
+        parameters. Steps must not adapt, and equations of second order in time share none.
 
         Parameters
         ----------
@@ -88,8 +99,10 @@ class Batch:
             not dR/du, mass matrices or the flow.
         """
         scheme = STATIONARY if problem.stationary else scheme_for(scheme, problem.second_order)
-        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive) or scheme.is_explicit:
+        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive):
             return False
+        if scheme.is_explicit:
+            return isinstance(problem, FD) and problem.fuses and not batched
         if not problem.matrix_parameters.isdisjoint(batched) or (batched and scheme.needs_flow):
             return False
         return not problem.varies(scheme.implicit_part)[0]
@@ -156,16 +169,21 @@ class Batch:
             problem.check_diffusion(t0, row)
         if problem.stationary:
             warn_of_unresolved_waves(problem)
+        if self.scheme.is_explicit:
+            check_stability(problem, self.scheme, t0, values[0], min(dt for _, dt in self._steps))
         return values
 
-    def _samples_for(self, count: int, parameters: Mapping[str, Array]) -> LinearSamples:
+    def _samples_for(self, count: int, parameters: Mapping[str, Array]) -> Samples:
         if self._samples is None or self._samples.count != count:
-            self._samples = LinearSamples(self.problem, self.scheme.implicit_part, count)
+            if self.scheme.is_explicit:
+                self._samples = FusedSamples(cast(FD, self.problem), count)
+            else:
+                self._samples = LinearSamples(self.problem, self.scheme.implicit_part, count)
             self._trajectory = _Recorded(self._samples)
         self._samples.batched = {name: np.array(values, dtype=np.float64) for name, values in parameters.items()}
         return self._samples
 
-    def _march(self, samples: LinearSamples, u0: Array, record: bool) -> tuple[Array, Array]:
+    def _march(self, samples: Samples, u0: Array, record: bool) -> tuple[Array, Array]:
         """Take all steps."""
         stepper = self._stepper(samples)
         (t0, _), recorder = self._steps[0], self._trajectory
@@ -192,8 +210,10 @@ class Batch:
         stepper.values(row)
         return self._by_sample(observed, samples.count), samples.rows(row)
 
-    def _stepper(self, samples: LinearSamples) -> Stepper:
-        return BlockStepper(samples, self.scheme)
+    def _stepper(self, samples: Samples) -> Stepper:
+        if isinstance(samples, LinearSamples):
+            return BlockStepper(samples, self.scheme)
+        return ExplicitStepper(samples.as_problem, self.scheme)
 
     def _by_sample(self, observed: Sequence[Array], count: int) -> Array:
         """Order states by samples, then times."""
@@ -248,7 +268,7 @@ class Batch:
         states = [] if found.states is None else [samples.rows(state) for state in found.states]
         return self._by_sample(states, samples.count), samples.rows(np.asarray(found.final))
 
-    def _recorded(self) -> tuple[LinearSamples, Trajectory]:
+    def _recorded(self) -> tuple[Samples, Trajectory]:
         if self._samples is None or not self._trajectory.steps:
             raise RuntimeError("batch: no solve was recorded")
         return self._samples, self._trajectory
@@ -257,9 +277,9 @@ class Batch:
 class _Recorded(Trajectory):
     """A recorded solve of all samples."""
 
-    def __init__(self, samples: LinearSamples) -> None:
+    def __init__(self, samples: Samples) -> None:
         self._samples = samples
         super().__init__(samples.as_problem)
 
     def borrow_solver(self) -> StageMatrix:
-        return BlockStageMatrix(self._samples)
+        return BlockStageMatrix(cast(LinearSamples, self._samples))

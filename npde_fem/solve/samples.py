@@ -23,18 +23,16 @@ from npde_fem.solve.steppers import ImplicitStepper
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["BlockStageMatrix", "BlockStepper", "LinearSamples", "SampledLinearised"]
+__all__ = ["BlockStageMatrix", "BlockStepper", "LinearSamples", "SampledLinearised", "SampledNodal", "Samples"]
 
 
-class LinearSamples:
-    """Samples of a problem whose implicit part is linear.
+class Samples:
+    """Samples of a problem.
 
     Parameters
     ----------
     problem
         The problem.
-    part
-        The part of R that is implicit.
     count
         How many samples.
 
@@ -44,20 +42,16 @@ class LinearSamples:
         Values of the batched parameters by name, shape (count, size).
     """
 
-    def __init__(self, problem: Semidiscrete, part: Part, count: int) -> None:
-        self.problem, self.part, self.count = problem, part, count
+    def __init__(self, problem: Semidiscrete, count: int) -> None:
+        self.problem, self.count = problem, count
         self.comm, self.stationary, self.second_order = problem.comm, problem.stationary, problem.second_order
         self.n_owned, self.unknowns = count * problem.n_owned, count * problem.unknowns
         first = problem.n_owned * np.arange(count)[:, None]
         self.constrained = (first + problem.constrained).ravel()
         self._is_constrained = problem.unknowns < problem.n_global
         self.batched: dict[str, Array] = {}
-        self._inhomogeneities: dict[Part, tuple[float, Array]] = {}
         self._data: dict[int, tuple[float, Array]] = {}
-        self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
-        self._state, self._one, self._row = problem.new_state(), np.zeros(problem.n_owned), np.zeros(problem.n_owned)
-        self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
-        self._users = 0
+        self._one = np.zeros(problem.n_owned)
 
     @property
     def as_problem(self) -> Semidiscrete:
@@ -70,20 +64,9 @@ class LinearSamples:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Have the matrices, of the parameters' present values, meanwhile (collective)."""
-        if not self._users:
-            self._inhomogeneities.clear()
-            self._data.clear()
-            self._of_data.clear()
-            self.matrices = BlockMatrices.borrow(self.problem, self.part, self.count)
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self.matrices.give_back()
-                del self.matrices
+        """Use the parameters' present values meanwhile (collective)."""
+        self._data.clear()
+        yield
 
     def each(self) -> Iterator[int]:
         """Go through the samples; meanwhile batched parameters have the values of each."""
@@ -103,20 +86,9 @@ class LinearSamples:
         """Go through the samples if parameters are batched, else only to the first, which stands for all."""
         return self.each() if self.batched else iter(range(1))
 
-    # -- states ----------------------------------------------------------------------------------------------
-
-    def new_state(self) -> Array:
-        """Return a new state: values."""
-        return np.zeros(self.n_owned)
-
-    def load(self, values: Array, state: Array) -> None:
-        """Copy values into a state."""
-        state[:] = values
-
-    def state_of(self, b: int, state: Array) -> Array:
-        """Return the problem's state of a sample; it holds until the next call."""
-        self.problem.load(self.rows(state)[b], self._state)
-        return self._state
+    def known(self, kept: Mapping[Any, tuple[float, Array]], key: Any, t: float) -> bool:
+        """Whether what is kept is that of a time."""
+        return key in kept and (self.problem.autonomous or kept[key][0] == t)
 
     def prescribe(self, t: float, values: Array, order: int = 0) -> None:
         """Set constrained dofs to their data, as ``Semidiscrete.prescribe``."""
@@ -131,9 +103,53 @@ class LinearSamples:
             self._data[order] = t, found
         self.rows(values)[:, c] = self._data[order][1]
 
-    def known(self, kept: Mapping[Any, tuple[float, Array]], key: Any, t: float) -> bool:
-        """Whether what is kept is that of a time."""
-        return key in kept and (self.problem.autonomous or kept[key][0] == t)
+
+class LinearSamples(Samples):
+    """Samples of a problem whose implicit part is linear.
+
+    Parameters
+    ----------
+    problem, count
+        As of :class:`Samples`.
+    part
+        The part of R that is implicit.
+    """
+
+    def __init__(self, problem: Semidiscrete, part: Part, count: int) -> None:
+        super().__init__(problem, count)
+        self.part = part
+        self._inhomogeneities: dict[Part, tuple[float, Array]] = {}
+        self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
+        self._state, self._row = problem.new_state(), np.zeros(problem.n_owned)
+        self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Use the matrices, of the parameters' present values, meanwhile (collective)."""
+        self._inhomogeneities.clear()
+        self._of_data.clear()
+        self.matrices = BlockMatrices.borrow(self.problem, self.part, self.count)
+        try:
+            with super().at_work():
+                yield
+        finally:
+            self.matrices.give_back()
+            del self.matrices
+
+    # -- states ----------------------------------------------------------------------------------------------
+
+    def new_state(self) -> Array:
+        """Return a new state: values."""
+        return np.zeros(self.n_owned)
+
+    def load(self, values: Array, state: Array) -> None:
+        """Copy values into a state."""
+        state[:] = values
+
+    def state_of(self, b: int, state: Array) -> Array:
+        """Return the problem's state of a sample; it holds until the next call."""
+        self.problem.load(self.rows(state)[b], self._state)
+        return self._state
 
     # -- the equation ----------------------------------------------------------------------------------------
 
