@@ -68,6 +68,8 @@ class Weights(Parameter):
     @property
     def value(self) -> Array:
         """The weights, float64, read-only, one after the other; assigned to, they go into the module."""
+        if self._stands_alone:
+            return np.asarray(self._value)
         parts = [p.detach().cpu().double().numpy().ravel() for p in self.network.module.parameters()]
         value = np.concatenate([np.zeros(0), *parts])
         value.flags.writeable = False
@@ -92,6 +94,10 @@ class Weights(Parameter):
     def _ad_assign(self, values: Array) -> None:
         import torch
 
+        if self._stands_alone:
+            self._value = np.array(values, dtype=np.float64)
+            self._value.flags.writeable = False
+            return
         if np.array_equal(values, self.value):
             return
         first = 0
@@ -100,6 +106,13 @@ class Weights(Parameter):
             # Of a value on its way through a solve and back torch's graphs need not know.
             p.data.copy_(part)
             first += p.numel()
+
+    def _ad_like(self, values: Array) -> Weights:
+        """Return a value to put there, or a direction; it has numbers of its own, and not the module's."""
+        other = Weights(self.network)
+        other._stands_alone = True
+        other._ad_assign(values)
+        return other
 
 
 class NetworkValue(Composite):

@@ -705,7 +705,11 @@ class FD(Semidiscrete):
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
-            library.rate.restype, library.advance.restype, library.advance_many.restype = None, ctypes.c_int, ctypes.c_int
+            library.rate.restype, library.advance.restype, library.advance_many.restype = (
+                None,
+                ctypes.c_int,
+                ctypes.c_int,
+            )
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
             grid, *arrays = library.advance.argtypes
