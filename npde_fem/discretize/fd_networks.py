@@ -113,9 +113,9 @@ class Site:
 
     @cached_property
     def still(self) -> bool:
-        """Whether the input depends on numbers and place only."""
+        """Whether the input depends on parameters and place only."""
         s = self._problem.symbols
-        return set(traverse_unique_terminals(self.argument)).isdisjoint({s.u, s.t, *(f.symbol for f in s.fields)})
+        return set(traverse_unique_terminals(self.argument)).isdisjoint({s.u, s.t})
 
     def orders(self, symbols: set[Expr]) -> Orders:
         """Return which of its symbols are among some."""
@@ -132,6 +132,11 @@ class Site:
         if kind not in self._here:
             self._here[kind] = _Here(self._problem, self, kind)
         return self._here[kind]
+
+    def forget(self) -> None:
+        """Evaluate anew whatever the point is: parameters or weights may have changed."""
+        for here in self._here.values():
+            here.forget()
 
 
 class _Here:
@@ -161,12 +166,15 @@ class _Here:
             self._calls.append((function, index.size, index.ctypes.data, out.ctypes.data))
             first += index.size
         self._itself, self._along = (_Values(problem, site, chain, kind) for chain in (site.values, site.along))
+        self.forget()
+
+    def forget(self) -> None:
         self._point: object = None
         self._direction: object = None
 
     def fill(self, needed: Orders, g: GridArguments, state: Array, delta: Array | None, point: object | None) -> None:
         """Bring symbols up to date, unless they are known to be those of this ``point``."""
-        at = self._problem.networks.version if self._site.still else point
+        at = self._site if self._site.still else point
         if at is None or at is not self._point:
             for function, count, index, out in self._calls:
                 function(g, state.ctypes.data, count, index, out)
@@ -232,8 +240,6 @@ class FDNetworks:
         The networks at their inputs; those that are equal are one.
     evaluators
         Theirs, one a network.
-    version
-        Another object after each update of parameters.
     """
 
     def __init__(self, problem: FD) -> None:
@@ -241,7 +247,6 @@ class FDNetworks:
         self._problem: FD = weakref.proxy(problem)
         self.sites: list[Site] = []
         self.evaluators: dict[Network, Evaluator] = {}
-        self.version = object()
         self._places: dict[int, _Places] = {}
 
     def written(self, expression: Expr, bind: Callable[[Expr], Expr]) -> Expr:
@@ -299,7 +304,12 @@ class FDNetworks:
         """Take over the current weights."""
         for evaluator in self.evaluators.values():
             evaluator.update()
-        self.version = object()
+        self.forget()
+
+    def forget(self) -> None:
+        """Evaluate anew, as the values of parameters have changed."""
+        for site in self.sites:
+            site.forget()
 
     def trained_in(self, symbols: Collection[Expr]) -> set[str]:
         """Return the names of the weights that some symbols depend on."""
