@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import npde_fem as npde
+from npde_fem.neural_terms import Weights
 from npde_fem.solve.batch import Batch
+from npde_fem.solve.integrate import solve
 from npde_fem.solve.trajectory import Cotangents, Trajectory
 
 import numpy as np
@@ -97,9 +99,8 @@ def test_terms_on_more_ranks(mpirun, tmp_path):
         found = saved(mpirun, n, tmp_path)
         assert found.keys() == expected.keys()
         for name, values in found.items():
-            if not name.endswith(" rates"):
-                scale = max(1e-3, np.abs(expected[name]).max())
-                np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-10 * scale, err_msg=f"{n} {name}")
+            scale = max(1e-3, np.abs(expected[name]).max())
+            np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-10 * scale, err_msg=f"{n} {name}")
 
 
 def saved(mpirun, n, folder):
@@ -120,7 +121,7 @@ class ByHand:
 
     def widths(self, n, h, periodic):
         w = torch.full((n,), h, dtype=torch.float64)
-        if not periodic:
+        if not periodic and n > 1:
             w[0] = w[-1] = 0.5 * h
         return w
 
@@ -155,9 +156,7 @@ def pair(dim, periodic=False, kind="tanh"):
     """The same equation as a problem and by hand."""
     D, f = cases.layers(1, 1, last=ACTIVATIONS[kind]), cases.layers(2, 1, seed=1, last=ACTIVATIONS[kind])
     D_net, f_net = npde.neural(D, "D"), npde.neural(f, "f")
-    equation = npde.NPDE(
-        flux=lambda u, x, t: (1 + D_net(u) ** 2) * ufl.grad(u), source=lambda u, x, t: f_net(u, x[0])
-    )
+    equation = npde.NPDE(flux=lambda u, x, t: (1 + D_net(u) ** 2) * ufl.grad(u), source=lambda u, x, t: f_net(u, x[0]))
     shape = (9, 8)[:dim]
     problem = npde.FD(
         equation,
@@ -166,6 +165,12 @@ def pair(dim, periodic=False, kind="tanh"):
     )
     h = problem.grid.spacing
     return problem, ByHand(D, f, (*h, 1.0)[:2], periodic)
+
+
+def recorded(problem, u0, **options):
+    recorder = Trajectory(problem)
+    final = solve(problem, u0, recorder=recorder, **options).u.values
+    return recorder, np.array(final)
 
 
 def values_of(problem):
@@ -199,7 +204,7 @@ def test_rate_and_jacobian_against_autograd(dim, periodic, kind):
 def test_gradient_of_a_rollout_against_autograd(dim, periodic, scheme):
     problem, by_hand = pair(dim, periodic)
     values, steps, dt = values_of(problem), 12, 5e-4
-    lin = Trajectory.record(problem, values, t=(0, steps * dt), dt=dt, scheme=npde.scheme_named(scheme))
+    lin, final = recorded(problem, values, t=(0, steps * dt), dt=dt, scheme=npde.scheme_named(scheme))
     nets = [problem.parameters[name] for name in ("D", "f")]
     weight = np.cos(np.arange(problem.n_owned))
     found = lin.by(nets).adjoint(Cotangents(None, weight))
@@ -213,7 +218,7 @@ def test_gradient_of_a_rollout_against_autograd(dim, periodic, scheme):
             k1 = (k1 + 2 * k2 + 2 * k3 + by_hand.rate(u + dt * k3)) / 6
         u = u + dt * k1
     (torch.from_numpy(weight).reshape(u.shape) * u).sum().backward()
-    close(lin.final, u.detach().ravel(), 1e-12)
+    close(final, u.detach().ravel(), 1e-12)
     close(found.initial, u0.grad.ravel(), 1e-10)
     for name, module in (("D", by_hand.D), ("f", by_hand.f)):
         close(found.parameters[name], torch.cat([p.grad.ravel() for p in module.parameters()]), 1e-10)
@@ -226,10 +231,10 @@ def in_ufl(module, *inputs):
     """Linear, tanh, Linear with one output, written out."""
     first, _, last = module
     hidden = [
-        ufl.tanh(sum(float(w) * a for w, a in zip(row, inputs, strict=True)) + float(b))
+        ufl.tanh(sum(w.item() * a for w, a in zip(row, inputs, strict=True)) + b.item())
         for row, b in zip(first.weight, first.bias, strict=True)
     ]
-    return sum(float(w) * z for w, z in zip(last.weight[0], hidden, strict=True)) + float(last.bias[0])
+    return sum(w.item() * z for w, z in zip(last.weight[0], hidden, strict=True)) + last.bias[0].item()
 
 
 @pytest.mark.parametrize("mask", [None, lambda x: (x[0] - 0.5) ** 2 + (x[1] - 0.5) ** 2 < 0.2], ids=["box", "disc"])
@@ -277,7 +282,7 @@ def test_negative_diffusion_through_a_network():
     net = npde.neural(module)
     equation = npde.NPDE(flux=lambda u, x, t: ufl.grad(u) + ufl.as_vector([net(u, u.dx(0))]))
     problem = npde.FD(equation, npde.Grid(COMM, (9,), (0,), (1,)))
-    with pytest.raises(ValueError, match="flux"):
+    with pytest.raises(ValueError, match="negative diffusion"):
         npde.solve(problem, lambda x: x[0], t=(0, 0.1), dt=0.01)
 
 
@@ -287,10 +292,11 @@ def test_negative_diffusion_through_a_network():
 @pytest.mark.parametrize("scheme", cases.SCHEMES)
 @pytest.mark.parametrize("make", cases.SOLVED)
 def test_taylor(make, scheme):
-    """By weights, other parameters and initial state, at once and each."""
+    """By weights, by the initial state, and by everything at once."""
     one = cases.experiment(make, scheme)
     along = {name: one.direction(name) for name in one.controls}
-    for first, second in one.taylor([along, *({name: d} for name, d in along.items())]):
+    weights = {name: d for name, d in along.items() if isinstance(one.controls[name], Weights)}
+    for first, second in one.taylor([along, weights, {"height": along["height"]}]):
         assert first > 1.95 and second > 2.9
 
 
@@ -311,13 +317,9 @@ def test_control_on_the_tape_and_minimisation():
         pyadjoint.pause_annotation()
         reduced = pyadjoint.ReducedFunctional(loss, pyadjoint.Control(net.weights), tape=tape)
     before = float(loss)
-    found = npde.minimize(reduced)
-    assert float(reduced(found.controls[0] if hasattr(found, "controls") else net.weights)) < 1e-4 * before
-    close(
-        torch.cat([p.detach().ravel() for p in module.parameters()]),
-        net.weights.value,
-        1e-15,
-    )
+    minimum = npde.minimize(reduced)
+    assert minimum.loss < 1e-4 * before
+    close(torch.cat([p.detach().ravel() for p in module.parameters()]), minimum.values["net"], 0.0)
 
 
 # -- what problems must know of networks -------------------------------------------------------------------------
@@ -370,10 +372,10 @@ def test_batch_of_linear_solves_with_a_network():
     found = batch.adjoint([net.weights], final=weight)
     total = 0.0
     for k, row in enumerate(u0):
-        one = Trajectory.record(problem, row, t=(0.0, 0.2), dt=0.05, scheme=scheme)
-        close(final[k], one.final, 1e-12)
+        one, single = recorded(problem, row, t=(0.0, 0.2), dt=0.05, scheme=scheme)
+        close(final[k], single, 1e-8)
         total = total + one.by([net.weights]).adjoint(Cotangents(None, weight[k])).parameters["net"]
-    close(found.parameters["net"], total, 1e-11)
+    close(found.parameters["net"], total, 1e-8)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------
