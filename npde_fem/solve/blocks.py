@@ -53,6 +53,7 @@ class BlockMatrices(Lent):
         self._given, self._given_rows = self._new_block()
         self._found, self._found_rows = self._new_block()
         self._factors: dict[tuple[_Kind, bool], _Factor] = {}
+        self._in_time: dict[_Kind, bool] = {}
         self._factor_times: dict[tuple[_Kind, bool], float] = {}
         self._stage = problem.new_matrix()
         self._stage_product: tuple[PETSc.Mat, Array] | None = None
@@ -99,8 +100,7 @@ class BlockMatrices(Lent):
 
     def _factor(self, what: _Kind, t: float, transposed: bool) -> _Factor:
         key = what, transposed
-        with_time = what != "mass" and self.problem.varies(what)[1]
-        wanted = t if with_time else 0.0
+        wanted = t if self._depends_on_time(what) else 0.0
         if self._factor_times.get(key) != wanted:
             if key not in self._factors:
                 matrix = PETSc.Mat() if transposed else self.problem.new_matrix(whole=True)
@@ -115,9 +115,14 @@ class BlockMatrices(Lent):
             self._factor_times[key] = wanted
         return self._factors[key]
 
+    def _depends_on_time(self, what: _Kind) -> bool:
+        if what not in self._in_time:
+            self._in_time[what] = what != "mass" and self.problem.varies(what)[1]
+        return self._in_time[what]
+
     def assemble(self, t: float, w: float) -> None:
         """Assemble ``M - w dR/du`` at time t, unless it is that already; a stationary problem's is ``-dR/du``."""
-        wanted = t if self.problem.varies(self.part)[1] else 0.0
+        wanted = t if self._depends_on_time(self.part) else 0.0
         if self._stage_for is not None and self._stage_for[0] == wanted and same(self._stage_for[1], w):
             return
         mass = 0.0 if self.problem.stationary else 1.0

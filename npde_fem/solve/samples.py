@@ -51,7 +51,7 @@ class Samples:
         self._is_constrained = problem.unknowns < problem.n_global
         self.batched: dict[str, Array] = {}
         self._data: dict[int, tuple[float, Array]] = {}
-        self._one = np.zeros(problem.n_owned)
+        self._one, self._masses = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
 
     @property
     def as_problem(self) -> Semidiscrete:
@@ -66,6 +66,8 @@ class Samples:
     def at_work(self) -> Iterator[None]:
         """Use the parameters' present values meanwhile (collective)."""
         self._data.clear()
+        if self.problem.mass_is_diagonal:
+            self.problem.mass_times(np.ones(self.problem.n_owned), self._masses)
         yield
 
     def each(self) -> Iterator[int]:
@@ -103,6 +105,10 @@ class Samples:
             self._data[order] = t, found
         self.rows(values)[:, c] = self._data[order][1]
 
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write M times values, as ``Semidiscrete.mass_times``, for an M that is diagonal."""
+        np.multiply(self.rows(values), self._masses, out=self.rows(out))
+
 
 class LinearSamples(Samples):
     """Samples of a problem whose implicit part is linear.
@@ -122,6 +128,7 @@ class LinearSamples(Samples):
         self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
         self._state, self._row = problem.new_state(), np.zeros(problem.n_owned)
         self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
+        self._linear_terms: dict[Term, bool] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -155,7 +162,10 @@ class LinearSamples(Samples):
 
     def is_linear(self, term: Term) -> bool:
         """Whether a term is a part of R by which the state enters linearly."""
-        return (term == "all" or term == "flux" or term == "source") and not self.problem.varies(term)[0]
+        if term not in self._linear_terms:
+            of_rate = term == "all" or term == "flux" or term == "source"
+            self._linear_terms[term] = of_rate and not self.problem.varies(cast(Part, term))[0]
+        return self._linear_terms[term]
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write R(u, t), or a part of it, as ``Semidiscrete.rate``."""
@@ -198,7 +208,9 @@ class LinearSamples(Samples):
 
     def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write M times values, as ``Semidiscrete.mass_times``."""
-        if self.stationary:
+        if self.problem.mass_is_diagonal:
+            super().mass_times(values, out, transposed)
+        elif self.stationary:
             out[:] = 0.0
         else:
             self.matrices.times("mass", 0.0, self.rows(values), self.rows(out), transposed)
