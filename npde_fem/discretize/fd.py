@@ -765,6 +765,10 @@ class FD(Semidiscrete):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
 
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return not self._is_matrix(self._damping)
+
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:

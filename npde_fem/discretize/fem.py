@@ -764,6 +764,10 @@ class FEM(Semidiscrete):
         self._assemble(packed, out)
         out /= self.nodal_weights
 
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return self._is_diagonal("mass")
+
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:

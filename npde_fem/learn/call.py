@@ -188,9 +188,9 @@ class Singles(Call):
     def _solve_one(self, sample: Mapping[Key, Array], b: int) -> tuple[list[Array], Trajectory | None]:
         task, recorder = self.task, None
         if self.recording:
-            recorder = task.new_trajectory(task.checkpoints)
+            recorder = task.trajectory.another(task.checkpoints)
         elif task.integrals:
-            recorder = task.new_trajectory(Checkpoints(1))
+            recorder = task.trajectory.another(Checkpoints(1))
         states: dict[str, Array] = {key: values for key, values in sample.items() if isinstance(key, str)}
         arguments: dict[str, Any] = {**task.initial, **states, **task.arguments}
         try:

@@ -8,7 +8,8 @@ steps of one length where the matrix does not depend on time, so LU is the defau
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -18,12 +19,46 @@ from npde_fem.solve.krylov import Lent, SymmetryTest, factorise, same, set_metho
 import numpy as np
 from petsc4py import PETSc
 
-__all__ = ["BlockMatrices"]
+if TYPE_CHECKING:
+    from npde_fem.discretize.fem_linearised import FEMLinearised
+    from npde_fem.discretize.matrices import Assembler
+
+__all__ = ["BlockMatrices", "Slope"]
 
 _RTOL = 1e-12
 
 
-_Kind = Part | Literal["mass"]
+@dataclass(frozen=True)
+class Slope:
+    """The derivative of a part's dR/du by one component of a number, where it is not zero.
+
+    Attributes
+    ----------
+    part
+        The part of R.
+    number, component
+        The name of the number, a control of ``lin``, and which of its components, counted flat.
+    lin
+        The problem's derivatives by numbers.
+    """
+
+    part: Part
+    number: str
+    component: int
+    lin: FEMLinearised = field(compare=False)
+
+    def assembler(self, t: float, state: Array) -> Assembler:
+        """Return what assembles it, at a time."""
+        (direction,) = (np.zeros(p.ufl_shape) for p in self.lin.controls if p.name == self.number)
+        direction.reshape(-1)[self.component] = 1.0
+        self.lin.move({self.number: direction})
+        self.lin.at(t, state)
+        found = self.lin.jacobian_along(self.part)
+        assert found is not None
+        return found
+
+
+_Kind = Part | Literal["mass"] | Slope
 
 
 class _Factor(NamedTuple):
@@ -53,6 +88,7 @@ class BlockMatrices(Lent):
         self._given, self._given_rows = self._new_block()
         self._found, self._found_rows = self._new_block()
         self._factors: dict[tuple[_Kind, bool], _Factor] = {}
+        self._in_time: dict[_Kind, bool] = {}
         self._factor_times: dict[tuple[_Kind, bool], float] = {}
         self._stage = problem.new_matrix()
         self._stage_product: tuple[PETSc.Mat, Array] | None = None
@@ -88,7 +124,7 @@ class BlockMatrices(Lent):
             thing.destroy()
 
     def times(self, what: _Kind, t: float, rows: Array, out: Array, transposed: bool = False) -> None:
-        """Write M, or dR/du of a part at time t, or the transpose, times all rows of a block into ``out``.
+        """Write M, dR/du of a part or a slope of it at time t, or the transpose, times all rows into ``out``.
 
         Columns of constrained dofs count; their rows have no meaning.
         """
@@ -99,25 +135,40 @@ class BlockMatrices(Lent):
 
     def _factor(self, what: _Kind, t: float, transposed: bool) -> _Factor:
         key = what, transposed
-        with_time = what != "mass" and self.problem.varies(what)[1]
-        wanted = t if with_time else 0.0
+        wanted = t if self._depends_on_time(what) else 0.0
         if self._factor_times.get(key) != wanted:
             if key not in self._factors:
-                matrix = PETSc.Mat() if transposed else self.problem.new_matrix(whole=True)
-                self._factors[key] = _Factor(matrix, *self._new_block())
-            matrix = self._factors[key].matrix
-            if transposed:
-                self._factor(what, t, False).matrix.transpose(matrix)
-            elif what == "mass":
-                self.problem.jacobian(t, self._state, 1.0, 0.0, matrix, self.part, whole=True)
-            else:
-                self.problem.jacobian(t, self._state, 0.0, -1.0, matrix, what, whole=True)
+                self._factors[key] = _Factor(self._new_matrix(what, t, transposed), *self._new_block())
+            self._fill(what, t, transposed, self._factors[key].matrix)
             self._factor_times[key] = wanted
         return self._factors[key]
 
+    def _new_matrix(self, what: _Kind, t: float, transposed: bool) -> PETSc.Mat:
+        if transposed:
+            return PETSc.Mat()  # made as it is filled
+        if isinstance(what, Slope):
+            return what.assembler(t, self._state).new_matrix()
+        return self.problem.new_matrix(whole=True)
+
+    def _fill(self, what: _Kind, t: float, transposed: bool, matrix: PETSc.Mat) -> None:
+        if transposed:
+            self._factor(what, t, False).matrix.transpose(matrix)
+        elif isinstance(what, Slope):
+            what.assembler(t, self._state).fill(matrix)
+        elif what == "mass":
+            self.problem.jacobian(t, self._state, 1.0, 0.0, matrix, self.part, whole=True)
+        else:
+            self.problem.jacobian(t, self._state, 0.0, -1.0, matrix, what, whole=True)
+
+    def _depends_on_time(self, what: _Kind) -> bool:
+        if what not in self._in_time:
+            part = what.part if isinstance(what, Slope) else what
+            self._in_time[what] = part != "mass" and self.problem.varies(part)[1]
+        return self._in_time[what]
+
     def assemble(self, t: float, w: float) -> None:
         """Assemble ``M - w dR/du`` at time t, unless it is that already; a stationary problem's is ``-dR/du``."""
-        wanted = t if self.problem.varies(self.part)[1] else 0.0
+        wanted = t if self._depends_on_time(self.part) else 0.0
         if self._stage_for is not None and self._stage_for[0] == wanted and same(self._stage_for[1], w):
             return
         mass = 0.0 if self.problem.stationary else 1.0

@@ -13,10 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
+from npde_fem.discretize.fd import FD
+from npde_fem.discretize.fd_linearised import FDLinearised
+from npde_fem.discretize.fem_linearised import FEMLinearised
 from npde_fem.discretize.linearised import Linearised, Nodal
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
+from npde_fem.neural_terms import Weights
 from npde_fem.parameter import Parameter
-from npde_fem.solve.blocks import BlockMatrices
+from npde_fem.solve.blocks import BlockMatrices, Slope
 from npde_fem.solve.schemes import Scheme
 from npde_fem.solve.steppers import ImplicitStepper
 
@@ -51,7 +55,7 @@ class Samples:
         self._is_constrained = problem.unknowns < problem.n_global
         self.batched: dict[str, Array] = {}
         self._data: dict[int, tuple[float, Array]] = {}
-        self._one = np.zeros(problem.n_owned)
+        self._one, self._masses = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
 
     @property
     def as_problem(self) -> Semidiscrete:
@@ -66,6 +70,8 @@ class Samples:
     def at_work(self) -> Iterator[None]:
         """Use the parameters' present values meanwhile (collective)."""
         self._data.clear()
+        if self.problem.mass_is_diagonal:
+            self.problem.mass_times(np.ones(self.problem.n_owned), self._masses)
         yield
 
     def each(self) -> Iterator[int]:
@@ -103,6 +109,10 @@ class Samples:
             self._data[order] = t, found
         self.rows(values)[:, c] = self._data[order][1]
 
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write M times values, as ``Semidiscrete.mass_times``, for an M that is diagonal."""
+        np.multiply(self.rows(values), self._masses, out=self.rows(out))
+
 
 class LinearSamples(Samples):
     """Samples of a problem whose implicit part is linear.
@@ -122,6 +132,7 @@ class LinearSamples(Samples):
         self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
         self._state, self._row = problem.new_state(), np.zeros(problem.n_owned)
         self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
+        self._linear_terms: dict[Term, bool] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -155,7 +166,10 @@ class LinearSamples(Samples):
 
     def is_linear(self, term: Term) -> bool:
         """Whether a term is a part of R by which the state enters linearly."""
-        return (term == "all" or term == "flux" or term == "source") and not self.problem.varies(term)[0]
+        if term not in self._linear_terms:
+            of_rate = term == "all" or term == "flux" or term == "source"
+            self._linear_terms[term] = of_rate and not self.problem.varies(cast(Part, term))[0]
+        return self._linear_terms[term]
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write R(u, t), or a part of it, as ``Semidiscrete.rate``."""
@@ -198,7 +212,9 @@ class LinearSamples(Samples):
 
     def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write M times values, as ``Semidiscrete.mass_times``."""
-        if self.stationary:
+        if self.problem.mass_is_diagonal:
+            super().mass_times(values, out, transposed)
+        elif self.stationary:
             out[:] = 0.0
         else:
             self.matrices.times("mass", 0.0, self.rows(values), self.rows(out), transposed)
@@ -288,21 +304,45 @@ class SampledLinearised:
     """Derivatives of the samples' terms, as :class:`Linearised`: by state and shared parameters, and batched ones.
 
     Where the inhomogeneities alone depend on a parameter, its derivatives do not depend on the state; adjoints are then
-    summed up, over shared samples and over times where time does not matter, and collected once in the end.
+    summed up, over shared samples and over times where time does not matter, and collected once in the end. By some
+    numbers in dR/du, the derivative is that of the inhomogeneities, and ``lambda . (dR/du)_theta u`` by one matrix a
+    number. By all other parameters in dR/du it is collected sample by sample, or in a compiled loop over these.
     """
 
     def __init__(self, samples: LinearSamples, controls: tuple[Parameter, ...]) -> None:
         problem = samples.problem
         self._of, self.controls = samples, controls
-        in_matrix = problem.matrix_parameters
         self._all = problem.linearised(controls)
-        self._bent = problem.linearised([p for p in controls if p.name in in_matrix])
-        self._rest = problem.linearised([p for p in controls if p.name not in in_matrix])
         self.with_damping, self.with_inertia = self._all.with_damping, self._all.with_inertia
+        bent = [p for p in controls if p.name in problem.matrix_parameters]
+        numbers = self._by_matrices(bent)
+        self._bent = problem.linearised([p for p in bent if p not in numbers])
+        self._rest = problem.linearised([p for p in controls if p not in bent or p in numbers])
+        self._numbers = problem.linearised(numbers)
+        self._slopes: dict[Part, list[Slope]] = {}
+        self._by_slope = {p.name: np.zeros(p.ufl_shape) for p in numbers}
+        self._product = np.zeros((samples.count, problem.n_owned))
+        self._states: Array | None = None
         self._direction, self._still = problem.new_state(), problem.new_state()
         self._delta: Mapping[str, Array] = {}
         self._sums: dict[tuple[Term | Literal["data"], float], Array] = {}
         self._tangents: dict[Part, tuple[float, Array]] = {}
+
+    def _by_matrices(self, bent: Sequence[Parameter]) -> list[Parameter]:
+        """Which of the parameters in dR/du are collected by matrices: numbers, if these are fewer than the samples."""
+        if self.with_damping or not isinstance(self._all, FEMLinearised) or not self._of.is_linear("all"):
+            return []
+        numbers = [p for p in bent if not (p.is_field or isinstance(p, Weights))]
+        return numbers if sum(int(np.prod(p.ufl_shape)) for p in numbers) < self._of.count else []
+
+    def _slopes_of(self, part: Part) -> list[Slope]:
+        if part not in self._slopes:
+            lin, found = self._numbers, []
+            if isinstance(lin, FEMLinearised) and lin.controls and lin.jacobian_along(part) is not None:
+                components = [(p.name, k) for p in lin.controls for k in range(int(np.prod(p.ufl_shape)))]
+                found = [Slope(part, *component, lin) for component in components]
+            self._slopes[part] = found
+        return self._slopes[part]
 
     def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
         """Linearise about a state of the samples, as ``Linearised.at``."""
@@ -335,7 +375,8 @@ class SampledLinearised:
     def tangent(self, term: Term, out: Array) -> None:
         """Write ``T_u v + T_theta delta``, as ``Linearised.tangent``."""
         samples, into = self._of, self._of.rows(out)
-        if samples.is_linear(term) and not self._bent.controls and self._v is not None:
+        bent = self._bent.controls or self._by_slope
+        if samples.is_linear(term) and not bent and self._v is not None:
             part = cast(Part, term)
             samples.matrices.times(part, self._t, samples.rows(self._v), into)
             into += self._moved(part)
@@ -372,13 +413,30 @@ class SampledLinearised:
         """Add ``T_theta^T adjoint`` to the gradient, as ``Linearised.collect``."""
         rows = self._of.rows(adjoint)
         known = term == "all" or term == "flux" or term == "source"
-        by_sample = [lin for lin in ((self._bent,) if known else (self._bent, self._rest)) if lin.controls]
-        for b in self._of.each() if by_sample else ():
-            for lin in by_sample:
-                self._place(lin, b)
-                lin.collect(term, rows[b])
+        if not (known and self._collected_at_once(term, adjoint)):
+            by_sample = [lin for lin in ((self._bent,) if known else (self._bent, self._rest)) if lin.controls]
+            for b in self._of.each() if by_sample else ():
+                for lin in by_sample:
+                    self._place(lin, b)
+                    lin.collect(term, rows[b])
         if known and self._rest.controls:
             self.add_up(term, self._t, rows)
+        for slope in self._slopes_of(cast(Part, term)) if known else ():
+            self._of.matrices.times(slope, self._t, self._of.rows(self._state), self._product)
+            self._by_slope[slope.number].reshape(-1)[slope.component] += np.vdot(rows, self._product)
+
+    def _collected_at_once(self, term: Term, adjoint: Array) -> bool:
+        """Collect for all samples by one compiled loop, where there is one; return whether there is."""
+        problem, lin = self._of.problem, self._bent
+        if not (isinstance(problem, FD) and isinstance(lin, FDLinearised)) or not problem.fuses or self._of.batched:
+            return False
+        if lin.controls:
+            if self._states is None:
+                self._states = problem.new_states(self._of.count)
+            problem.load(self._state, self._states)
+            lin.at_many(self._t, self._states)
+            lin.collect_many(term, adjoint)
+        return True
 
     def add_up(self, what: Term | Literal["data"], t: float, rows: Array) -> None:
         """Add adjoints to those of the same term, or of the prescribed data, at the same time."""
@@ -399,6 +457,8 @@ class SampledLinearised:
         self._sums.clear()
         for lin in (self._bent, self._rest):
             lin.clear()
+        for by_slope in self._by_slope.values():
+            by_slope[...] = 0.0
 
     def gradient(self) -> dict[str, Array]:
         """Return what was collected, as ``Linearised.gradient``; that by batched parameters with a row a sample."""
@@ -411,6 +471,8 @@ class SampledLinearised:
         for name in found:
             parts = [gradient[name] for gradient in own]
             found[name] = np.stack(parts) if name in samples.batched else found[name] + sum(parts)
+        for name, by_slope in self._by_slope.items():
+            found[name] += samples.comm.allreduce(by_slope)
         return found | self._bent.gradient()
 
     def _collect_sum(self, what: Term | Literal["data"], t: float, row: Array) -> None:
