@@ -67,7 +67,12 @@ class Weights(Parameter):
 
     @property
     def value(self) -> Array:
-        """The weights, float64, read-only, one after the other; assigned to, they go into the module."""
+        """The weights, float64, read-only, one after the other; assigned to, they go into the module.
+
+        Those made by :meth:`like` are no module's.
+        """
+        if self._stands_alone:
+            return np.asarray(self._value)
         parts = [p.detach().cpu().double().numpy().ravel() for p in self.network.module.parameters()]
         value = np.concatenate([np.zeros(0), *parts])
         value.flags.writeable = False
@@ -92,6 +97,9 @@ class Weights(Parameter):
     def _ad_assign(self, values: Array) -> None:
         import torch
 
+        if self._stands_alone:
+            super()._ad_assign(values)
+            return
         if np.array_equal(values, self.value):
             return
         first = 0
@@ -100,6 +108,12 @@ class Weights(Parameter):
             # Of a value on its way through a solve and back torch's graphs need not know.
             p.data.copy_(part)
             first += p.numel()
+
+    def _ad_like(self, values: Array) -> Weights:
+        other = Weights(self.network)
+        other._stands_alone = True
+        other._ad_assign(values)
+        return other
 
 
 class NetworkValue(Composite):
@@ -259,22 +273,35 @@ class Network:
     ) -> list[torch.Tensor]:
         """Return n (or its derivative along delta) and its derivatives by the inputs, backwards through the module."""
         import torch
-        from torch.autograd import forward_ad
 
         a = a.clone().requires_grad_()
-        with torch.set_grad_enabled(keep_graph or order > 0):
-            if delta is None:
-                found = [self._at(w, a)]
-            else:
-                with forward_ad.dual_level():
-                    made = forward_ad.unpack_dual(self._at(forward_ad.make_dual(w, delta), a))
-                    found = [torch.zeros_like(made.primal) if made.tangent is None else made.tangent]
+        with torch.set_grad_enabled(keep_graph or order > 0 or delta is not None):
+            found = [self._at(w, a) if delta is None else self._along(w, a, delta)]
             for n in range(order):
                 graph = keep_graph or n + 1 < order
                 columns = found[-1].flatten(1).unbind(1)
                 rows = [self._slope(column, a, graph) for column in columns]
                 found.append(torch.stack(rows, 1).view(*found[-1].shape, self.inputs))
         return found if keep_graph else [f.detach() for f in found]
+
+    def _along(self, w: torch.Tensor, a: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of n along delta, which torch can differentiate on.
+
+        It is the derivative by c of ``(c . n)_W delta``: backward twice, which more modules know than torch's forward
+        mode.
+        """
+        import torch
+
+        w = w if w.requires_grad else w.clone().requires_grad_()
+        n = self._at(w, a)
+        if not n.requires_grad:
+            return torch.zeros_like(n)
+        c = torch.ones_like(n, requires_grad=True)
+        (by_weights,) = torch.autograd.grad((c * n).sum(), w, create_graph=True, allow_unused=True)
+        if by_weights is None:
+            return torch.zeros_like(n)
+        (along,) = torch.autograd.grad(by_weights @ delta, c, create_graph=True)
+        return along
 
     @staticmethod
     def _slope(column: torch.Tensor, a: torch.Tensor, keep_graph: bool) -> torch.Tensor:
@@ -361,8 +388,8 @@ def neural(module: torch.nn.Module, name: str = "net", *, inputs: int | None = N
     Raises
     ------
     TypeError, ValueError
-        If it is no module, contains a layer that mixes points (named, with what to use instead), fails on float64
-        rows, or is not a function of one point alone.
+        If it is no module, has no parameters, contains a layer that mixes points (named, with what to use instead),
+        fails on float64 rows, or is not a function of one point alone.
     """
     import torch
 
@@ -384,4 +411,6 @@ def neural(module: torch.nn.Module, name: str = "net", *, inputs: int | None = N
         inputs = linear.in_features
     if isinstance(inputs, bool) or not isinstance(inputs, int) or inputs < 1:
         raise ValueError(f"neural: inputs = {inputs!r} given; a positive integer allowed")
+    if not sum(p.numel() for p in module.parameters()):
+        raise ValueError("neural: the module has no parameters; a module with some to train allowed, else write UFL")
     return Network(module, name, inputs)

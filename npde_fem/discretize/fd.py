@@ -952,12 +952,13 @@ class FD(Semidiscrete):
 
     @cached_property
     def matrix_parameters(self) -> frozenset[str]:
-        s, written = self.symbols, [self.damping, self.inertia, *(a.data for a in self.absorbers)]
+        s = self.symbols
+        written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
         for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
             written += s.derivatives(e)
         terminals = set().union(*(s.terminals(e) for e in written))
-        weights = {name for name, parameter in self.parameters.items() if isinstance(parameter, Weights)}
-        return frozenset(weights | {p.name for p, symbol in self._bound.items() if symbol in terminals})
+        names = {parameter.name for parameter, symbol in self._bound.items() if symbol in terminals}
+        return frozenset(names | self.networks.trained_in(terminals))
 
     @cached_property
     def _entries(self) -> _Entries:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,10 +49,10 @@ Index = npt.NDArray[np.int64]
 
 
 class Orders(NamedTuple):
-    """How often n and its derivative along a direction of the weights are differentiated by a; -1 if they are not."""
+    """Of n, and of its derivative along a direction of the weights, which derivatives by a: 0 for none, 1, 2."""
 
-    itself: int
-    along: int
+    itself: frozenset[int]
+    along: frozenset[int]
 
 
 Needed = dict[tuple["Site", int], Orders]
@@ -102,11 +102,8 @@ class Site:
 
     def orders(self, symbols: set[Expr]) -> Orders:
         """Return which of its symbols are among some."""
-
-        def last(chain: list[ufl.Coefficient]) -> int:
-            return max((order for order, symbol in enumerate(chain) if symbol in symbols), default=-1)
-
-        return Orders(last(self.values), last(self.along))
+        chains = (self.values, self.along)
+        return Orders(*(frozenset(order for order, symbol in enumerate(c) if symbol in symbols) for c in chains))
 
     @cached_property
     def library(self) -> ctypes.CDLL:
@@ -136,8 +133,6 @@ class _Here:
         high, low, self._stored = problem.networks.places(kind)
         self.counted = high.size
         self.inputs = np.zeros((self._stored.size, site.network.inputs))
-        self._arrays: dict[Expr, Array] = {}
-        self._kind = kind
         names = (("point", high),) if kind == 0 else ((f"high{kind - 1}", high), (f"low{kind - 1}", low))
         self._calls, first = [], 0
         for name, index in names:
@@ -147,35 +142,52 @@ class _Here:
             out = self.inputs[first:]
             self._calls.append((function, index.size, index.ctypes.data, out.ctypes.data))
             first += index.size
+        self._itself, self._along = (_Values(problem, site, chain, kind) for chain in (site.values, site.along))
         self._point: object = None
         self._direction: object = None
-        self._orders = Orders(-1, -1)
 
     def fill(self, needed: Orders, g: GridArguments, state: Array, delta: Array | None, point: object | None) -> None:
         """Bring symbols up to date, unless they are known to be those of this ``point``."""
-        itself, along = self._orders
         at = self._problem.networks.version if self._site.still else point
         if at is None or at is not self._point:
             for function, count, index, out in self._calls:
                 function(g, state.ctypes.data, count, index, out)
-            self._point, itself, along = at, -1, -1
+            self._itself.known.clear()
+            self._along.known.clear()
         if point is None or point is not self._direction:
-            self._direction, along = point, -1
-        evaluate = self._site.evaluator.values
-        if needed.itself > itself:
-            itself = needed.itself
-            self._store(self._site.values, evaluate(self.inputs, itself))
-        if needed.along > along:
-            along = needed.along
-            self._store(self._site.along, evaluate(self.inputs, along, delta))
-        self._orders = Orders(itself, along)
+            self._along.known.clear()
+        self._point, self._direction = at, point
+        self._itself.fill(needed.itself, self.inputs)
+        self._along.fill(needed.along, self.inputs, delta)
 
-    def _store(self, symbols: Sequence[ufl.Coefficient], values: Sequence[Array]) -> None:
-        for symbol, found in zip(symbols, values, strict=False):
-            if symbol not in self._arrays:
-                self._arrays[symbol] = self._problem.networks.new_array(symbol, self._kind)
-            array = self._arrays[symbol]
-            array[self._stored] = found.reshape(len(found), array.shape[1])
+
+class _Values:
+    """Values of a chain of symbols, each the slope of the one before, at the places of one kind.
+
+    Attributes
+    ----------
+    known
+        Those that are up to date, by their position.
+    """
+
+    def __init__(self, problem: FD, site: Site, chain: Sequence[ufl.Coefficient], kind: int) -> None:
+        self._problem, self._evaluator, self._chain, self._kind = problem, site.evaluator, chain, kind
+        self._stored = problem.networks.places(kind).stored
+        self._found: list[Array] = []
+        self._arrays: list[Array] = []
+        self.known: set[int] = set()
+
+    def fill(self, orders: frozenset[int], inputs: Array, delta: Array | None = None) -> None:
+        """Bring some up to date, at inputs of the network and along a direction of its weights."""
+        for order in sorted(orders - self.known, reverse=True):
+            for symbol in self._chain[len(self._found) : order + 1]:
+                self._found.append(np.zeros((self._stored.size, *symbol.ufl_shape)))
+                self._arrays.append(self._problem.networks.new_array(symbol, self._kind))
+            # A network that is evaluated directly gives lower orders too.
+            if order not in self.known:
+                for n in self._evaluator.fill(inputs, order, self._found, delta):
+                    self._arrays[n][self._stored] = self._found[n].reshape(self._stored.size, -1)
+                    self.known.add(n)
 
 
 class FDNetworks:
@@ -261,6 +273,10 @@ class FDNetworks:
             evaluator.update()
         self.version = object()
 
+    def trained_in(self, symbols: Collection[Expr]) -> set[str]:
+        """Return the names of the weights that some symbols depend on."""
+        return {site.network.name for site in self.sites if not set(site.values).isdisjoint(symbols)}
+
     def needed(self, flux: Expr, source: Expr, by: Sequence[Expr] = ()) -> Needed:
         """Return what kernels of a lowered flux and source read, or those of the derivatives by some symbols."""
         found: Needed = {}
@@ -278,7 +294,7 @@ class FDNetworks:
                     read.add(placed.slope)
         for kind, read in symbols.items():
             for site in self.sites:
-                if (orders := site.orders(read)) != (-1, -1):
+                if any(orders := site.orders(read)):
                     found[site, kind] = orders
         return found
 
@@ -352,7 +368,8 @@ class ByWeights:
             function.argtypes = [*function.argtypes, ctypes.c_void_p, ctypes.c_void_p]
             here, index = site.here(kind), problem.networks.places(kind).high
             outs = [np.zeros((index.size, *symbol.ufl_shape)) for symbol in symbols]
-            by, along = tuple(outs[: 1 + orders.itself]), tuple(outs[2 : 3 + orders.along])
+            by = tuple(outs[: 1 + max(orders.itself, default=-1)])
+            along = tuple(outs[2 : 3 + max(orders.along, default=-1)])
             self._calls.append((function, index, outs, pointers_to(outs), here.inputs[: here.counted], by, along))
 
     def collect(self, g: GridArguments, state: Array, weights: Array, delta: Mapping[Network, Array]) -> None:

@@ -12,15 +12,19 @@ made of (see :class:`~npde_fem.discretize.networks.Evaluator`).
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.networks import Evaluator
 from npde_fem.discretize.packing import AtPoints, Packed
 from npde_fem.discretize.quadrature import told_apart, with_fixed_degree
 from npde_fem.discretize.scalar import lower, partial
 from npde_fem.discretize.semidiscrete import Array
+from npde_fem.discretize.tables import PLACE, Table
 from npde_fem.neural_terms import Network, NetworkValue
 from npde_fem.parameter import terminals_of
 
@@ -29,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import ufl
 from dolfinx import fem
+from mpi4py import MPI
 from ufl.core.expr import Expr
 from ufl.corealg.traversal import traverse_unique_terminals
 
@@ -98,15 +103,15 @@ class Symbol(AtPoints):
         super().__init__(space)
         self.source, self.order = source, order
 
-    def computed(self) -> Array:
-        site = self.source.site
-        return self.source.values(self.order).reshape(site.cells.size, -1)
+    def write(self, out: Array) -> None:
+        self.source.write(self.order, out)
 
     def store(self) -> None:
         """Put the present values into the function's own array."""
         dofmap = self.function_space.dofmap
         blocks = dofmap.list[self.source.site.cells]
-        self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = self.computed().reshape(*blocks.shape, -1)
+        values = self.source.values(self.order)
+        self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = values.reshape(*blocks.shape, -1)
 
 
 class _Source:
@@ -144,13 +149,9 @@ class Site(_Source):
         self._inputs = np.empty((self.cells.size, len(owner.points), network.inputs))
         self._version = -1
         problem = owner.problem
-        places = [_place_in_state(part, problem.state_function) for part in argument.ufl_operands]
-        self._fill: Callable[[Array], object]
-        if None in places:
-            expression, mesh = problem.compile_expression(argument, owner.points), problem.mesh
-            self._fill = lambda out: expression.eval(mesh, self.cells, out)
-        else:
-            self._fill = _components_at(problem.state_function, self.cells, owner.points, places)
+        self._expression = problem.compile_expression(argument, owner.points)
+        place = _place_in_state(argument[0], problem.state_function) if network.inputs == 1 else None
+        self.of_state = None if place is None else _OfState(problem.state_function, place, self.cells, owner.points)
 
     @property
     def site(self) -> Site:
@@ -160,7 +161,7 @@ class Site(_Source):
         """Bring the inputs up to date; return a number that is another one for other inputs."""
         version = self._owner.version()
         if version != self._version:
-            self._fill(self._inputs)
+            self._expression.eval(self._owner.problem.mesh, self.cells, self._inputs)
             self._version = version
             self._known.clear()
         return version
@@ -174,6 +175,14 @@ class Site(_Source):
     def values(self, order: int) -> Array:
         """Return a derivative by the inputs, shape (points, m, k, ...), at the present state."""
         return self._values(self.inputs, order)
+
+    def write(self, order: int, out: Array, along: Direction | None = None) -> None:
+        """Write what :meth:`values` returns into ``out``, a row a cell; or what it is along a direction."""
+        if self.of_state is not None:
+            table = self.evaluator.table(order, None if along is None else along.delta)
+            if table is not None and self.of_state.evaluate(table, out):
+                return
+        out[:] = (along or self).values(order).reshape(out.shape)
 
 
 class Direction(_Source):
@@ -205,6 +214,10 @@ class Direction(_Source):
             self._known.clear()
         return self._values(self.site.inputs, order, self.delta)
 
+    def write(self, order: int, out: Array) -> None:
+        """Write what :meth:`values` returns into ``out``, a row a cell."""
+        self.site.write(order, out, self)
+
 
 def _place_in_state(part: Expr, u: fem.Function) -> int | None:
     """Return which component of the state an input is; None if it is none."""
@@ -215,21 +228,76 @@ def _place_in_state(part: Expr, u: fem.Function) -> int | None:
     return None
 
 
-def _components_at(
-    u: fem.Function, cells: npt.NDArray[np.int32], points: Array, chosen: Sequence[int | None]
-) -> Callable[[Array], object]:
-    """Return what writes components of a Lagrange function at points of cells into an array (cells, points, chosen)."""
-    space = u.function_space
-    basis = space.ufl_element().basix_element.tabulate(0, points)[0, :, :, 0].T.copy()
-    dofs = [space.dofmap.list[cells].astype(np.int64) * space.dofmap.bs + c for c in chosen if c is not None]
-    at_nodes = np.empty(dofs[0].shape)
+class _OfState:
+    """A table of a component of the state at the points of cells: interpolated, looked up and laid out in one pass.
 
-    def fill(out: Array) -> None:
-        for k, of_component in enumerate(dofs):
-            np.take(u.x.array, of_component, out=at_nodes, mode="clip")
-            np.matmul(at_nodes, basis, out=out[:, :, k])
+    Parameters
+    ----------
+    u, component
+        The state, a Lagrange function, and the component.
+    cells, points
+        The cells, and the points in the reference cell.
+    """
 
-    return fill
+    def __init__(self, u: fem.Function, component: int, cells: npt.NDArray[np.int32], points: Array) -> None:
+        space = u.function_space
+        self._u, self._component = u, component
+        self._basis = space.ufl_element().basix_element.tabulate(0, points)[0, :, :, 0].T.copy()
+        self._dofs, self._step = np.ascontiguousarray(space.dofmap.list[cells]), space.dofmap.bs
+
+    def evaluate(self, table: Table, out: Array) -> bool:
+        """Write the values into ``out``, a row a cell, and return True; False if the table does not reach that far."""
+        kernel, columns = _cell_kernel(*self._basis.shape), table.columns
+        u, dofs, basis = self._u.x.array, self._dofs.ctypes.data, self._basis.ctypes.data
+        begin, row = u.ctypes.data + self._component * u.itemsize, out.strides[0] // out.itemsize
+        for c in range(columns):
+            target = out.ctypes.data + c * out.itemsize
+            if kernel(len(out), dofs, self._step, begin, basis, *table.arguments(c), row, columns, target):
+                return False
+        return True
+
+
+@functools.cache
+def _cell_kernel(nodes: int, points: int) -> Any:
+    """Return the function in C that :class:`_OfState` calls; it counts the points outside the table."""
+    source = f"""{PLACE}
+enum {{ DOFS = {nodes}, POINTS = {points}, CELLS = {max(1, 256 // points)}, BLOCK = CELLS * POINTS }};
+
+long evaluate(long cells, const int *restrict dofs, long step, const double *restrict u, const double *restrict basis,
+              double low, double width, long panels, const double *restrict powers, long row, long columns,
+              double *restrict out)
+{{
+    const double high = low + width * panels;
+    long outside = 0;
+    double a[BLOCK], s[BLOCK];
+    int first[BLOCK];
+    for (long begin = 0; begin < cells; begin += CELLS) {{
+        const long count = cells - begin < CELLS ? cells - begin : CELLS;
+        for (long c = 0; c < count; c++) {{
+            double at[POINTS] = {{0.0}};
+            for (int i = 0; i < DOFS; i++) {{
+                const double value = u[dofs[(begin + c) * DOFS + i] * step];
+                for (int q = 0; q < POINTS; q++)
+                    at[q] += value * basis[i * POINTS + q];
+            }}
+            for (int q = 0; q < POINTS; q++)
+                a[c * POINTS + q] = at[q];
+        }}
+        for (long p = 0; p < count * POINTS; p++)
+            outside += (a[p] < low) | (a[p] > high);
+        place(count * POINTS, a, low, width, panels, first, s);
+        for (long c = 0; c < count; c++)
+            for (int q = 0; q < POINTS; q++)
+                out[(begin + c) * row + q * columns] = polynomial(powers + first[c * POINTS + q], s[c * POINTS + q]);
+    }}
+    return outside;
+}}
+"""
+    long, double, pointer = ctypes.c_long, ctypes.c_double, ctypes.c_void_p
+    kernel = compile_c(MPI.COMM_SELF, source).evaluate
+    kernel.argtypes = [long, pointer, long, pointer, pointer, double, double, long, pointer, long, long, pointer]
+    kernel.restype = long
+    return kernel
 
 
 class FEMNetworks:

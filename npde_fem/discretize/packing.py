@@ -29,8 +29,8 @@ class AtPoints(fem.Function):
         super().__init__(space, dtype=np.float64)
 
     @abstractmethod
-    def computed(self) -> Array:
-        """Return the present values, one row for each of this rank's own cells, as wide as the element."""
+    def write(self, out: Array) -> None:
+        """Write the present values: a row, contiguous, for each of this rank's own cells, as wide as the element."""
 
 
 class Packed:
@@ -86,7 +86,7 @@ class Packed:
             self._packed = fem.pack_coefficients(self.form)
         for function, columns in self._computed:
             for key in self._over_cells:
-                self._packed[key][:, columns] = function.computed()
+                function.write(self._packed[key][:, columns])
         return self._packed
 
     def add_to(self, vector: Array) -> None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from numpy.polynomial import chebyshev
 
-__all__ = ["Panels", "Table", "Weighting", "resolving"]
+__all__ = ["PLACE", "Panels", "Table", "Weighting", "resolving"]
 
 Array = npt.NDArray[np.float64]
 
@@ -36,8 +36,8 @@ _TO_CHEBYSHEV = chebyshev.chebvander(_NODES, NODES - 1).T * np.where(np.arange(N
 _TO_POWERS = np.array([np.pad(chebyshev.cheb2poly(row), (0, NODES))[:NODES] for row in np.eye(NODES)]).T
 _TO_BETWEEN = chebyshev.chebvander(_BETWEEN, NODES - 1) @ _TO_CHEBYSHEV
 
-_SOURCE = f"""
-enum {{ NODES = {NODES}, BLOCK = 64 }};
+PLACE = f"""
+enum {{ NODES = {NODES} }};
 
 /* The first coefficients of the panels that hold some points, and the places there, from -1 to 1. */
 static inline void place(long n, const double *restrict a, double low, double width, long panels,
@@ -53,6 +53,19 @@ static inline void place(long n, const double *restrict a, double low, double wi
     }}
 }}
 
+static inline double polynomial(const double *restrict c, double s)
+{{
+    double y = c[NODES - 1];
+    for (int k = NODES - 2; k >= 0; k--)
+        y = y * s + c[k];
+    return y;
+}}
+"""
+"""C functions of who evaluates tables in kernels of his own; see :attr:`Table.arguments`."""
+
+_SOURCE = f"""{PLACE}
+enum {{ BLOCK = 64 }};
+
 void evaluate(long n, const double *restrict a, double low, double width, long panels, const double *restrict powers,
               long stride, double *restrict out)
 {{
@@ -61,13 +74,8 @@ void evaluate(long n, const double *restrict a, double low, double width, long p
     for (long b = 0; b < n; b += BLOCK) {{
         const long m = n - b < BLOCK ? n - b : BLOCK;
         place(m, a + b, low, width, panels, first, s);
-        for (long p = 0; p < m; p++) {{
-            const double *restrict c = powers + first[p];
-            double y = c[NODES - 1];
-            for (int k = NODES - 2; k >= 0; k--)
-                y = y * s[p] + c[k];
-            out[(b + p) * stride] = y;
-        }}
+        for (long p = 0; p < m; p++)
+            out[(b + p) * stride] = polynomial(powers + first[p], s[p]);
     }}
 }}
 
@@ -199,20 +207,25 @@ class Table:
     """
 
     def __init__(self, panels: Panels, values: Array) -> None:
-        self._panels, self._columns = panels, values.shape[1]
         nodal = values.reshape(panels.count, NODES, -1)
         # To powers by way of Chebyshev's polynomials, whose coefficients are no larger than the values.
         powers = np.einsum("lk,kn,pnc->cpl", _TO_POWERS, _TO_CHEBYSHEV, nodal, optimize=["einsum_path", (1, 2), (0, 1)])
-        self._powers = np.ascontiguousarray(powers)
+        self._panels, self._powers = panels, np.ascontiguousarray(powers)
+
+    @property
+    def columns(self) -> int:
+        return len(self._powers)
+
+    def arguments(self, column: int) -> tuple[float, float, int, int]:
+        """Return start and width of the panels, their number, and the address of a column's coefficients."""
+        p = self._panels
+        return p.low, p.width, p.count, self._powers.ctypes.data + column * self._powers.strides[0]
 
     def evaluate(self, a: Array, out: Array) -> None:
         """Write the values at numbers a into ``out``, of shape (points, columns), both contiguous."""
-        p = self._panels
-        for c in range(self._columns):
+        for c in range(self.columns):
             target = out.ctypes.data + c * out.itemsize
-            _kernels().evaluate(
-                a.size, a.ctypes.data, p.low, p.width, p.count, self._powers[c].ctypes.data, self._columns, target
-            )
+            _kernels().evaluate(a.size, a.ctypes.data, *self.arguments(c), self.columns, target)
 
 
 class Weighting:

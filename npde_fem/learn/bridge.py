@@ -5,8 +5,8 @@ Let y = S(x) be the results of a solve for the inputs x. Derivatives are made of
     P(x, w, d) = w . S'(x) d
 
 of a cotangent w, derivatives by the results, with a direction d of the inputs: :class:`Adjoint` is ``P_d = S'(x)^T w``
-and :class:`Tangent` is ``P_w = S'(x) d``. Each is linear but in x, by which P is differentiated in turn by the
-second-order adjoint. Third derivatives there are none.
+and :class:`Tangent` is ``P_w = S'(x) d``, which differentiate into each other and :class:`Curvature`, ``P_x``, by the
+second-order adjoint. That has no derivatives.
 
 Each forward pass has a record of its own, so that many may be outstanding. It lives as long as torch keeps what a
 backward pass needs, and no longer (:class:`Record`).
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from npde_fem.discretize.probe import Probe
@@ -32,7 +32,6 @@ import torch
 from mpi4py import MPI
 from torch.autograd import Function
 from torch.autograd.forward_ad import unpack_dual
-from torch.autograd.function import once_differentiable
 
 __all__ = ["Record", "measured", "solved"]
 
@@ -146,11 +145,7 @@ class Solve(Function):
 
     @staticmethod
     def backward(ctx: Any, _: None, *w: torch.Tensor | None) -> tuple:
-        needs = ctx.needs_input_grad[1:]
-        # Without a graph to be made of it, it need not be an operation.
-        adjoint = Adjoint.apply if torch.is_grad_enabled() else Adjoint.forward
-        found = adjoint(ctx.call, _chosen(needs), *ctx.saved_tensors, *w)
-        return None, *_placed(_chosen(needs), found, len(needs))
+        return None, *_adjoint(ctx.call, ctx.needs_input_grad[1:], *ctx.saved_tensors, *w)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *d: torch.Tensor | None) -> tuple:
@@ -172,20 +167,21 @@ class Adjoint(Function):
         _save(ctx, *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *d_wanted: torch.Tensor | None) -> tuple:
-        record, x, w = _remembered(ctx)
-        d = _placed(ctx.wanted, _arrays(d_wanted), len(x))
         needs_x, needs_w = _parted(ctx.call, ctx.needs_input_grad[3:])
-        by_x = _by_inputs(ctx.call, record, needs_x, x, w, d)
-        by_w = map(torch.from_numpy, ctx.call.tangent(x, record, d)) if any(needs_w) else w
+        d = _placed(ctx.wanted, d_wanted, len(needs_x))
+        by_x = _curvature(ctx.call, needs_x, *ctx.saved_tensors, *d)
+        x = ctx.saved_tensors[1 : 1 + len(d)]
+        by_w = _done(Tangent, ctx.call, ctx.saved_tensors[0], *x, *d) if any(needs_w) else [None] * len(needs_w)
         return None, None, None, *by_x, *by_w
 
     @staticmethod
     def jvp(ctx: Any, _call: None, _wanted: None, _record: None, *moves: torch.Tensor | None) -> tuple:
-        record, x, w = _remembered(ctx)
-        d, change = _parted(ctx.call, _arrays(moves))
-        return tuple(map(torch.from_numpy, ctx.call.second(x, record, ctx.wanted, w, change, d)))
+        record, *given = ctx.saved_tensors
+        (x, w), (d, change) = _parted(ctx.call, given), _parted(ctx.call, moves)
+        by_w = Adjoint.apply(ctx.call, ctx.wanted, record, *x, *change)
+        by_x = Curvature.apply(ctx.call, ctx.wanted, record, *x, *w, *d)
+        return tuple(a + b for a, b in zip(by_w, by_x, strict=True))
 
 
 class Tangent(Function):
@@ -203,41 +199,53 @@ class Tangent(Function):
         _save(ctx, *tensors)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *by: torch.Tensor | None) -> tuple:
-        (record, x, d), w = _remembered(ctx), _arrays(by)
+    def backward(ctx: Any, *w: torch.Tensor | None) -> tuple:
         needs_x, needs_d = _parted(ctx.call, ctx.needs_input_grad[2:])
-        by_x = _by_inputs(ctx.call, record, needs_x, x, w, d)
-        wanted = _chosen(needs_d)
-        by_d = map(torch.from_numpy, ctx.call.adjoint(x, record, wanted, w) if wanted else [])
-        return None, None, *by_x, *_placed(wanted, list(by_d), len(x))
+        record, *given = ctx.saved_tensors
+        x, d = _parted(ctx.call, given)
+        by_x = _curvature(ctx.call, needs_x, record, *x, *w, *d)
+        return None, None, *by_x, *_adjoint(ctx.call, needs_d, record, *x, *w)
 
 
-def _by_inputs(
-    call: Call,
-    record: Any,
-    needs: Sequence[bool],
-    x: Sequence[Array],
-    w: Sequence[Array | None],
-    d: Sequence[Array | None],
-) -> list[torch.Tensor | None]:
-    """Return P_x(x, w, d) by those of the inputs that need it."""
-    wanted = _chosen(needs)
-    found = call.second(x, record, wanted, w, [None] * len(w), d) if wanted else []
-    return _placed(wanted, list(map(torch.from_numpy, found)), len(x))
+class Curvature(Function):
+    """P_x(x, w, d): ``(call, wanted, record, *x, *w, *d)`` -> derivatives by the wanted inputs."""
+
+    @staticmethod
+    @_quickly_bound
+    def forward(call: Call, wanted: list[int], record: torch.Tensor, *given: torch.Tensor | None) -> tuple:
+        x, others = _parted(call, _arrays(given))
+        w, d = others[: -len(x)], others[-len(x) :]
+        return tuple(map(torch.from_numpy, call.second(x, _recorded(record, call, x), wanted, w, d)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        """Keep nothing: there is no derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> NoReturn:
+        raise RuntimeError("a solve is differentiable twice; a third derivative was asked for")
+
+
+def _done(operation: type[Function], *arguments: Any) -> tuple:
+    """Do an operation; without a graph to be made of it, by a shorter way."""
+    found: tuple = (operation.apply if torch.is_grad_enabled() else operation.forward)(*arguments)
+    return found
+
+
+def _adjoint(call: Call, needs: Sequence[bool], *given: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return P_d by those of the inputs that need it; what is given begins with the record."""
+    return _placed(_chosen(needs), _done(Adjoint, call, _chosen(needs), *given) if any(needs) else (), len(needs))
+
+
+def _curvature(call: Call, needs: Sequence[bool], *given: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return P_x by those of the inputs that need it; what is given begins with the record."""
+    return _placed(_chosen(needs), _done(Curvature, call, _chosen(needs), *given) if any(needs) else (), len(needs))
 
 
 def _save(ctx: Any, *tensors: torch.Tensor | None) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
-
-
-def _remembered(ctx: Any) -> tuple[Any, list[Array], list[Array | None]]:
-    """Return the record, x, and what was saved after it."""
-    record, *tensors = ctx.saved_tensors
-    x, others = _parted(ctx.call, _arrays(tensors))
-    return _recorded(record, ctx.call, x), x, others
 
 
 def _arrays(tensors: Sequence[torch.Tensor | None]) -> list[Any]:

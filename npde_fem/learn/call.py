@@ -100,10 +100,9 @@ class Call(ABC):
         record: Any,
         wanted: Sequence[int],
         by: Sequence[Maybe],
-        change: Sequence[Maybe],
         moves: Sequence[Maybe],
     ) -> list[Array]:
-        """Return the change of :meth:`adjoint` along moves of the inputs, ``change`` being that of ``by``."""
+        """Return the change of :meth:`adjoint` along moves of the inputs."""
 
     # -- values ----------------------------------------------------------------------------------------------
 
@@ -189,9 +188,9 @@ class Singles(Call):
     def _solve_one(self, sample: Mapping[Key, Array], b: int) -> tuple[list[Array], Trajectory | None]:
         task, recorder = self.task, None
         if self.recording:
-            recorder = task.new_trajectory(task.checkpoints)
+            recorder = task.trajectory.another(task.checkpoints)
         elif task.integrals:
-            recorder = task.new_trajectory(Checkpoints(1))
+            recorder = task.trajectory.another(Checkpoints(1))
         states: dict[str, Array] = {key: values for key, values in sample.items() if isinstance(key, str)}
         arguments: dict[str, Any] = {**task.initial, **states, **task.arguments}
         try:
@@ -234,7 +233,6 @@ class Singles(Call):
         record: list[Trajectory],
         wanted: Sequence[int],
         by: Sequence[Maybe],
-        change: Sequence[Maybe],
         moves: Sequence[Maybe],
     ) -> list[Array]:
         found = [np.zeros(arrays[i].shape) for i in wanted]
@@ -243,7 +241,7 @@ class Singles(Call):
             with self._holding_then(self._sample(arrays, b)):
                 trajectory.by(self._controls([*wanted, *moving]))
                 delta, *initial = self._direction(moves, b)
-                derivative = trajectory.second(self._cotangents(by, b), self._cotangents(change, b), delta, *initial)
+                derivative = trajectory.second(self._cotangents(by, b), Cotangents(), delta, *initial)
             self._add(derivative, wanted, b, found)
         return found
 
@@ -317,12 +315,11 @@ class Together(Call):
         record: Batch,
         wanted: Sequence[int],
         by: Sequence[Maybe],
-        change: Sequence[Maybe],
         moves: Sequence[Maybe],
     ) -> list[Array]:
         alone = Singles(self.task, self.batch, self.needs)
         alone._fixed, alone._data = self._fixed, self._data
-        return alone.second(arrays, alone.again(arrays), wanted, by, change, moves)
+        return alone.second(arrays, alone.again(arrays), wanted, by, moves)
 
     def _shared(self, given: Mapping[Key, Array]) -> dict[Key, Array]:
         """Return the values that are the same for every sample."""

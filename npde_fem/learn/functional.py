@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.learn.bridge import solved
-from npde_fem.learn.distributed import spread_sum
+from npde_fem.learn.distributed import spread_sum, spread_use
 from npde_fem.learn.layer import key_of, settled
 from npde_fem.learn.task import Key, Task
 from npde_fem.learn.tensors import Slot, agreed, as_complex, refuse_gradients, slot_of
@@ -28,7 +28,6 @@ from mpi4py import MPI
 from pyadjoint import ReducedFunctional
 from pyadjoint.tape import stop_annotating
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 __all__ = ["TensorSolution", "differentiable"]
 
@@ -196,15 +195,11 @@ class _Reduced:
         self._return_to(arrays)
         return self._flat(self.functional.derivative())
 
-    def curvature(self, arrays: Sequence[Array], moves: Sequence[Array]) -> tuple[float, list[Array]]:
-        """Return the derivative along moves of the controls, and that of the gradient, at these values of theirs."""
-        gradient = self.gradient(arrays)
-        slope = 0.0
-        for slot, g, d in zip(self.slots, gradient, moves, strict=True):
-            product = float(g @ d)
-            slope += product if slot.everywhere is None else self.comm.allreduce(product)
+    def curvature(self, arrays: Sequence[Array], moves: Sequence[Array]) -> list[Array]:
+        """Return the change of the gradient along moves of the controls, at these values of theirs."""
+        self.gradient(arrays)  # which leaves its sweep on the tape
         moving = self._as_controls(moves)
-        return slope, self._flat(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
+        return self._flat(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
 
     def _as_controls(self, arrays: Sequence[Array]) -> list[Any]:
         with stop_annotating():
@@ -239,7 +234,7 @@ class _Value(Function):
 
     @staticmethod
     def forward(functional: _Reduced, *x: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(functional.evaluate([v.detach().numpy() for v in x]), dtype=torch.float64)
+        return torch.tensor(functional.evaluate(_arrays(x)), dtype=torch.float64)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -249,35 +244,51 @@ class _Value(Function):
 
     @staticmethod
     def backward(ctx: Any, w: torch.Tensor) -> tuple:
-        found = _Gradient.apply(ctx.functional, w, *ctx.saved_tensors)
-        return None, *(g if needed else None for g, needed in zip(found, ctx.needs_input_grad[1:], strict=True))
+        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, *ctx.saved_tensors)
+        pairs = zip(of.slots, gradient, strict=True)
+        return None, *(g * (w if slot.everywhere is None else spread_use(w, of.comm)) for slot, g in pairs)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *moves: torch.Tensor) -> torch.Tensor:
-        one = torch.ones((), dtype=torch.float64)
-        slope = torch.zeros((), dtype=torch.float64)
-        gradient = _Gradient.apply(ctx.functional, one, *ctx.saved_tensors)
-        for slot, g, d in zip(ctx.functional.slots, gradient, moves, strict=True):
-            product = (g * d).sum()
-            slope = slope + (product if slot.everywhere is None else spread_sum(product, ctx.functional.comm))
-        return slope
+        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, *ctx.saved_tensors)
+        products = [(g * d).sum() for g, d in zip(gradient, moves, strict=True)]
+        pairs = zip(of.slots, products, strict=True)
+        return torch.stack([p if slot.everywhere is None else spread_sum(p, of.comm) for slot, p in pairs]).sum()
 
 
 class _Gradient(Function):
-    """w J'(x): ``(functional, w, *x)`` -> derivatives by all controls."""
+    """J'(x): ``(functional, *x)`` -> derivatives by all controls."""
 
     @staticmethod
-    def forward(functional: _Reduced, w: torch.Tensor, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(w * torch.from_numpy(g) for g in functional.gradient([v.detach().numpy() for v in x]))
+    def forward(functional: _Reduced, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(map(torch.from_numpy, functional.gradient(_arrays(x))))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        ctx.functional, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.functional, *x = inputs
+        ctx.save_for_backward(*x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *moves: torch.Tensor) -> tuple:
-        w, *x = ctx.saved_tensors
-        slope, change = ctx.functional.curvature([v.detach().numpy() for v in x], [d.numpy() for d in moves])
-        return None, torch.tensor(slope, dtype=torch.float64), *(w * torch.from_numpy(h) for h in change)
+        return None, *_Hessian.apply(ctx.functional, *ctx.saved_tensors, *moves)
+
+
+class _Hessian(Function):
+    """J''(x) d: ``(functional, *x, *d)`` -> changes of the derivatives by all controls."""
+
+    @staticmethod
+    def forward(functional: _Reduced, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, moves = _arrays(given[: len(given) // 2]), _arrays(given[len(given) // 2 :])
+        return tuple(map(torch.from_numpy, functional.curvature(x, moves)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        """Keep nothing: there is no derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> NoReturn:
+        raise RuntimeError("a reduced functional is differentiable twice; a third derivative was asked for")
+
+
+def _arrays(tensors: Sequence[torch.Tensor]) -> list[Array]:
+    return [x.detach().numpy() for x in tensors]

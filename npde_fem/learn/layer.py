@@ -297,8 +297,10 @@ def _observation(problem: Semidiscrete, observe: Any) -> tuple[list[float] | Non
         times, probe = observe
     if callable(times) or callable(probe):
         raise TypeError("observe: a function given, through which nothing is differentiated; times and a Probe allowed")
-    if probe is not None and (probe.components != problem.components):
-        raise ValueError("observe: a probe of another problem given")
+    if probe is not None:
+        with alike(problem.comm):
+            if (probe.components, probe.n_owned) != (problem.components, problem.n_owned):
+                raise ValueError("observe: a probe of another problem given; one of this problem allowed")
     if times is None:
         return None, probe
     refuse_gradients({"observe": times})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NoReturn, Self
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
@@ -63,11 +64,12 @@ class Task:
             "layer.state_dict(), make the problem and the layer again, and load that into it"
         )
 
-    def new_trajectory(self, checkpoints: int | Checkpoints | None) -> Trajectory:
-        """Return a recorder of a solve."""
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """A recorder, of which calls make others."""
         in_ufl = [data if isinstance(data, Initial) else None for data in map(self.initial.get, ("u0", "velocity"))]
-        preconditioner = self.arguments.get("preconditioner")
-        return Trajectory(self.problem, in_ufl[0], self.integrals, checkpoints, in_ufl[1], preconditioner)
+        preconditioner = self.arguments["preconditioner"]
+        return Trajectory(self.problem, in_ufl[0], self.integrals, None, in_ufl[1], preconditioner)
 
     def fixed(self) -> dict[str, Array]:
         """Return copies of the present values of the parameters that are no inputs, by name."""

@@ -92,6 +92,13 @@ class Trajectory(Recorder):
         self._stages = np.zeros((1, 0, 0))
         self.start_values = np.zeros(0)
 
+    def another(self, checkpoints: int | Checkpoints | None) -> Trajectory:
+        """Return a recorder of another solve of the same kind; what is compiled serves both."""
+        initial, velocity = self._initial_data
+        made = Trajectory(self.problem, initial, self._integrands, checkpoints, velocity, self.preconditioner)
+        made._known = self._known
+        return made
+
     def by(self, controls: Sequence[Parameter]) -> Self:
         """Choose the parameters to differentiate by; returns the trajectory itself.
 
