@@ -317,6 +317,6 @@ def settled(problem: Semidiscrete, given: dict[str, Any], keys: Sequence[Key]) -
             continue
         refuse_gradients({label: data})
         if isinstance(data, torch.Tensor):
-            data = data.detach().cpu().numpy()
+            data = data.detach().cpu().resolve_conj().resolve_neg().numpy()
         found[label] = data if isinstance(data, Initial) else problem.initial(data, label=label)
     return found
