@@ -266,6 +266,10 @@ def test_names_that_torch_does_not_take():
     layer = learn.Layer(problem, **WHEN)
     assert set(layer.state_dict()) == {"half_", "a_b"}
     assert layer.as_tensor_of("a.b") is layer.a_b and layer.as_tensor_of(half) is layer.half_
+    rivals = [npde.Parameter(name, value) for value, name in enumerate(("a.b", "a_b", "_names"))]
+    problem = npde.FD(npde.NPDE(source=lambda u, x, t: sum(rivals) * u), npde.Grid(COMM, (N,), (0,), (1,)))
+    layer = learn.Layer(problem, **WHEN)
+    assert [layer.as_tensor_of(p).item() for p in rivals] == [0, 1, 2] == [p.item() for p in layer.parameters()]
     assert "growth" in repr(learn.Layer(problem_of(), **WHEN)) and "u0" in repr(layer)
 
 

@@ -136,8 +136,9 @@ class Layer(torch.nn.Module):
             checkpoints=checkpoints,
         )
         self._slots = [slot_of(problem, key) for key in keys]
-        self._bounded, self._names = bool(bounded), {p.name: self._attribute(p.name) for p in trained}
+        self._bounded, self._names = bool(bounded), dict[str, str]()
         for parameter in trained:
+            self._names[parameter.name] = self._attribute(parameter.name)
             self._register(parameter)
 
     def _register(self, parameter: Parameter) -> None:
