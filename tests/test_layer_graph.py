@@ -156,6 +156,22 @@ def test_records_live_as_long_as_what_torch_saves():
     assert records() == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [(), (2,)])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_solves_after_one_that_blew_up(kind, samples):
+    """What problems lend is as good as new, parameters have their values, and earlier graphs are whole."""
+    layer, u = learn.Layer(problem_of(kind), **WHEN), start(samples=samples)
+    before = layer(u)
+    with pytest.raises(npde.SolveError):
+        layer(torch.full_like(u, 1e200).requires_grad_())
+    after = layer(u)
+    assert torch.equal(before, after)
+    gradients = [torch.autograd.grad(y.square().sum(), [u, *layer.parameters()]) for y in (before, after)]
+    assert all(map(torch.equal, *gradients))
+    assert records() == 0
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint_regions_solve_again_and_keep_nothing(reentrant):
     layer, u = learn.Layer(problem_of(), **WHEN), start()

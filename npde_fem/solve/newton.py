@@ -9,6 +9,7 @@ from step to step. Everything listens to PETSc options with the prefix ``npde_``
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 
@@ -271,6 +272,8 @@ class Newton(Lent):
             self._assemble(guess)
             self._configure()
         floor = self._rtol * scale if scale > 0 or not self.stationary else _TINY
+        # The scale of a state that blows up overflows; PETSc would keep an infinite tolerance, and refuse it later.
+        floor = min(sys.float_info.max, floor)
         if self._set_snes_atol:
             self.snes.setTolerances(atol=floor)
         if self._set_ksp_atol:
