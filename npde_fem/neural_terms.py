@@ -109,7 +109,6 @@ class Weights(Parameter):
             p.data.copy_(part)
             first += p.numel()
 
-
     def _ad_like(self, values: Array) -> Weights:
         other = Weights(self.network)
         other._stands_alone = True
