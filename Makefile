@@ -32,6 +32,8 @@ demo: install ## run the demos; their pictures go to figures/
 	$(BIN)/python demos/lens.py --output figures
 	$(BIN)/python demos/inverse_design.py --output figures
 	$(BIN)/python demos/waves.py --output figures
+	$(BIN)/python demos/learned_laws.py --output figures
+	$(BIN)/python demos/picture_to_pde.py --output figures
 
 test: lint ## check the sources, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

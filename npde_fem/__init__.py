@@ -6,6 +6,7 @@ Write an equation once in UFL (:class:`NPDE`), discretise it by finite elements 
 
 import contextlib
 import importlib
+from typing import Any
 
 # h5py's wheel and DOLFINx's bring an HDF5 each; they get along if h5py's is loaded first.
 with contextlib.suppress(ModuleNotFoundError):
@@ -70,6 +71,14 @@ from npde_fem.solve import (
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import :mod:`npde_fem.learn` when it is asked for: torch takes longer than all the rest."""
+    if name == "learn":
+        return importlib.import_module("npde_fem.learn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 end_job_on_exception()
 petsc_options()

@@ -72,7 +72,7 @@ class Weights(Parameter):
         Those made by :meth:`like` are no module's.
         """
         if self._stands_alone:
-            return self._value
+            return np.asarray(self._value)
         parts = [p.detach().cpu().double().numpy().ravel() for p in self.network.module.parameters()]
         value = np.concatenate([np.zeros(0), *parts])
         value.flags.writeable = False

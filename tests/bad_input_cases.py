@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem as npde
+from npde_fem import learn
 from npde_fem.parallel import Refused
 
 import dolfinx
 import numpy as np
+import pyadjoint
+import torch
 import ufl
 from mpi4py import MPI
 
@@ -1420,3 +1423,237 @@ def sweep_of_a_parameter_that_is_not_there(kit: Kit) -> None:
 def sweep_of_time_steps(kit: Kit) -> None:
     d = npde.Parameter("D", 1.0)
     next(npde.sweep(kit.problem(npde.physics.heat(d)), d, [1.0]))
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------
+
+
+def _growing(kit: Kit) -> npde.FEM | npde.FD:
+    D, r = npde.Parameter("D", 0.1, bounds=(0, None)), npde.Parameter("r", lambda x: 1 + x[0], field=True)
+    return kit.problem(npde.physics.fisher_kpp(D, r))
+
+
+def _layer(kit: Kit, **options: Any) -> learn.Layer:
+    return learn.Layer(_growing(kit), **{"t": (0, 0.1), "dt": 0.1, **options})
+
+
+def _state(layer: learn.Layer, **options: Any) -> torch.Tensor:
+    return torch.full((layer.problem.n_owned,), 0.5, **{"dtype": torch.float64, **options})
+
+
+@case(TypeError, "u0", "ndarray", "torch.Tensor")
+def layer_of_an_array(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer).numpy() if kit.chosen else _state(layer))
+
+
+@case(TypeError, "u0", "int64", "float32, float64")
+def layer_of_integers(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer).long() if kit.chosen else _state(layer))
+
+
+@case(TypeError, "u0", "complex128", "float32, float64")
+def layer_of_complex_numbers(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer, dtype=torch.complex128))
+
+
+@case(ValueError, "u0", "this rank owns", "dofs of 25", "for a batch")
+def layer_of_a_wrong_shape(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer)[1:] if kit.chosen else _state(layer))
+
+
+@case(ValueError, "parameter 'r'", "this rank owns", "dofs of 25")
+def layer_of_a_field_of_wrong_shape(kit: Kit) -> None:
+    layer = _layer(kit, inputs=("u0", "r"))
+    layer(_state(layer), _state(layer)[:-1] if kit.chosen else _state(layer))
+
+
+@case(ValueError, "parameter 'D'", "(2, 2)", "()", "(B,)")
+def layer_of_a_number_of_wrong_shape(kit: Kit) -> None:
+    layer = _layer(kit, inputs=("u0", "D"))
+    layer(_state(layer), torch.ones(2, 2))
+
+
+@case(ValueError, "shape (0, ", "for a batch")
+def layer_of_an_empty_batch(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer).expand(0, -1))
+
+
+@case(ValueError, "unlike sizes", "u0 2", "parameter 'D' 3")
+def layer_of_batches_of_unlike_sizes(kit: Kit) -> None:
+    layer = _layer(kit, inputs=("u0", "D"))
+    layer(_state(layer).expand(2, -1), torch.ones(3))
+
+
+@case(ValueError, "u0", "NaN")
+def layer_of_nan(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer) * (float("nan") if kit.chosen else 1))
+
+
+@case(ValueError, "parameter 'D'", "NaN")
+def layer_with_a_weight_of_nan(kit: Kit) -> None:
+    layer = _layer(kit)
+    with torch.no_grad():
+        layer.D.fill_(float("nan"))
+    layer(_state(layer))
+
+
+@case(ValueError, "several devices", "u0 on meta", "the layer's own tensors on cpu")
+def layer_of_tensors_on_several_devices(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer, device="meta"))
+
+
+@case(ValueError, "u0", "sparse", "dense")
+def layer_of_a_sparse_tensor(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer).to_sparse())
+
+
+@case(TypeError, "2 tensors given", "1 allowed: u0")
+def layer_of_too_many_tensors(kit: Kit) -> None:
+    layer = _layer(kit)
+    layer(_state(layer), _state(layer))
+
+
+@case(ValueError, "u0", "requires a gradient", "detach()")
+def layer_by_a_first_iterate(kit: Kit) -> None:
+    problem = kit.problem(npde.physics.poisson(npde.Parameter("D", 1.0)), [npde.Dirichlet(0.0)])
+    learn.Layer(problem, inputs="u0")(torch.zeros(problem.n_owned, requires_grad=True))
+
+
+@case(ValueError, "dt", "requires a gradient", "detach()")
+def layer_by_its_step(kit: Kit) -> None:
+    _layer(kit, dt=torch.tensor(0.1, requires_grad=True))
+
+
+@case(ValueError, "t: ", "requires a gradient")
+def solve_by_its_interval(kit: Kit) -> None:
+    learn.differentiable(npde.solve)(_growing(kit), 0.5, (0.0, torch.tensor(0.1, requires_grad=True)), 0.1)
+
+
+@case(ValueError, "u0", "requires a gradient")
+def layer_by_fixed_data(kit: Kit) -> None:
+    _layer(kit, inputs="r", u0=torch.zeros(25, requires_grad=True))
+
+
+@case(TypeError, "observe", "function", "Probe")
+def layer_with_a_callback(kit: Kit) -> None:
+    _layer(kit, observe=_no_work)
+
+
+@case(TypeError, "observe", "function")
+def differentiable_solve_with_a_callback(kit: Kit) -> None:
+    learn.differentiable(npde.solve)(_growing(kit), 0.5, (0, 0.1), 0.1, observe=([0.1], _no_work))
+
+
+@case(TypeError, "observe", "'late'")
+def layer_that_observes_text(kit: Kit) -> None:
+    _layer(kit, observe="late")
+
+
+@case(ValueError, "observe", "another problem")
+def layer_with_a_foreign_probe(kit: Kit) -> None:
+    _layer(kit, observe=npde.Probe(kit.problem(system()), [[0.5, 0.5]]))
+
+
+@case(ValueError, "inputs", "'q'", "does not enter", "'u0'", "'D'")
+def layer_by_what_enters_nothing(kit: Kit) -> None:
+    _layer(kit, inputs=("u0", npde.Parameter("q", 1.0)))
+
+
+@case(TypeError, "inputs", "two parts", "'w.real'")
+def layer_by_a_complex_parameter(kit: Kit) -> None:
+    _layer(kit, inputs=("u0", npde.ComplexParameter("w", 1.0)))
+
+
+@case(TypeError, "inputs", "3")
+def layer_by_a_number(kit: Kit) -> None:
+    _layer(kit, inputs=3)
+
+
+@case(ValueError, "'velocity'", "inertia")
+def layer_by_a_velocity_without_inertia(kit: Kit) -> None:
+    _layer(kit, inputs=("u0", "velocity"))
+
+
+@case(ValueError, "with_velocity", "inertia")
+def layer_with_a_velocity_without_inertia(kit: Kit) -> None:
+    _layer(kit, with_velocity=True)
+
+
+@case(ValueError, "'D' given twice")
+def layer_of_an_input_that_is_trained(kit: Kit) -> None:
+    _layer(kit, inputs=("u0", "D"), parameters=["D"])
+
+
+@case(ValueError, "'s'", "does not enter the problem", "'D'", "'r'")
+def layer_that_trains_what_is_not_there(kit: Kit) -> None:
+    _layer(kit, parameters=["s"])
+
+
+@case(ValueError, "'D'", "bounded", "inside the bounds [0.0, None]")
+def layer_of_a_value_on_its_bound(kit: Kit) -> None:
+    problem = _growing(kit)
+    problem.parameters["D"].value = 0.0
+    learn.Layer(problem, (0, 0.1), 0.1, bounded=True)
+
+
+@case(TypeError, "problem", "NPDE", of=ANY)
+def layer_of_an_equation(kit: Kit) -> None:
+    learn.Layer(npde.physics.heat(), (0, 1), 0.1)
+
+
+@case(ValueError, "'r'", "those that this layer trains are ['D']")
+def layer_asked_for_what_it_does_not_train(kit: Kit) -> None:
+    _layer(kit, parameters=["D"]).as_tensor_of("r")
+
+
+@case(ValueError, "'D'", "outside its bounds")
+def layer_that_writes_back_beyond_bounds(kit: Kit) -> None:
+    layer = _layer(kit)
+    with torch.no_grad():
+        layer.D.fill_(-1.0)
+    layer.write_back()
+
+
+@case(TypeError, "differentiable", "npde_fem.solve", "ReducedFunctional", of=ANY)
+def differentiable_square(kit: Kit) -> None:
+    learn.differentiable(lambda x: x**2)
+
+
+def _reduced(kit: Kit) -> Callable:
+    problem = _growing(kit)
+    with pyadjoint.set_working_tape(pyadjoint.Tape()) as tape:
+        pyadjoint.continue_annotation()
+        loss = npde.integral(npde.solve(problem, 0.5, (0, 0.1), 0.1, rescue=None), lambda u, x, t: u**2)
+        pyadjoint.pause_annotation()
+        controls = [pyadjoint.Control(p) for p in problem.parameters.values()]
+        return learn.differentiable(pyadjoint.ReducedFunctional(loss, controls, tape=tape))
+
+
+@case(ValueError, "control 1", "shape (3,)", "dofs of 25")
+def reduced_functional_of_a_wrong_shape(kit: Kit) -> None:
+    _reduced(kit)(torch.tensor(0.1), torch.ones(3))
+
+
+@case(TypeError, "1 tensors given", "2")
+def reduced_functional_of_too_few_tensors(kit: Kit) -> None:
+    _reduced(kit)(torch.tensor(0.1))
+
+
+@case(ValueError, "one sample only")
+def reduced_functional_of_a_batch(kit: Kit) -> None:
+    loss = _reduced(kit)
+    loss(torch.ones(4), torch.ones(loss.slots[1].shape))
+
+
+@case(ValueError, "control 0", "NaN")
+def reduced_functional_of_nan(kit: Kit) -> None:
+    loss = _reduced(kit)
+    loss(torch.tensor(float("nan")), torch.ones(loss.slots[1].shape))

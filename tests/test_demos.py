@@ -366,3 +366,28 @@ def test_bad_input_is_named(tissue, problems):
         brain.anatomy(4)
     with pytest.raises(ValueError, match="outside its bounds"):
         brain.glioma_equation(tissue, grey=-1)
+
+
+def test_learned_laws_demo(tmp_path):
+    measured = os.environ.get("NPDE_FEM_DATA")
+    if measured is None:
+        made_up_assay(tmp_path)
+    printed = run("learned_laws.py", "--quick", "--data", measured or tmp_path, "--output", tmp_path / "out", ranks=2)
+    check_picture(tmp_path / "out" / "learned_laws.png")
+    for method in ("FEM", "FD"):
+        before, after = numbers(rf"{method}: loss ([0-9.]+) -> ([0-9.]+)", printed)
+        assert after < 0.5 * before
+    assert len(re.findall(r"^(?:fisher|porous-fisher|learnt laws, F\w+) +\d+ +[0-9.]+ +[0-9.]+ ", printed, re.M)) == 4
+    assert numbers(r"FEM and FD learnt differ by ([0-9.]+) standard", printed)[0] < 0.5
+
+
+def test_picture_to_pde_demo_is_the_same_on_an_ensemble(tmp_path):
+    found = []
+    for ranks, space in ((1, 1), (2, 1), (2, 2)):
+        folder = tmp_path / f"{ranks}{space}"
+        printed = run("picture_to_pde.py", "--quick", "--ranks", space, "--output", folder, ranks=ranks)
+        check_picture(folder / "picture_to_pde.png")
+        assert numbers(r"(\d) members", printed) == [ranks / space]
+        found.append(numbers(r"loss (\S+), D = (\S+), r = (\S+)", printed))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] < 0.1

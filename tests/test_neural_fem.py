@@ -417,7 +417,7 @@ def test_taylor_tests_of_solves(name):
     assert min(rates["R2"]["Rate"]) > 2.9
 
 
-@pytest.mark.filterwarnings("ignore:minimize: not converged")
+@pytest.mark.filterwarnings("ignore:.*not converged")
 def test_training_by_minimize():
     """Weights of a network as unknowns of an optimisation: a network learns logistic growth."""
     f = npde.neural(perceptron(width=4), "f")

@@ -33,7 +33,7 @@ def run(command, folder, timeout=300):
 
 
 def test_readme_has_code():
-    assert len(SCRIPTS) == 3 and COMMANDS
+    assert len(SCRIPTS) == 4 and COMMANDS
     assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
 
 
@@ -62,6 +62,15 @@ def test_gradients(tmp_path):
     estimates = output_of(SCRIPTS[2], tmp_path).splitlines()[1]
     (d, d_error), (r, r_error) = re.findall(r"= ([\d.]+) \+- ([\d.]+)", estimates)
     assert abs(float(d) - 0.03) < 2 * float(d_error) and abs(float(r) - 4) < 2 * float(r_error)
+
+
+def test_learning(tmp_path):
+    (line,) = output_of(SCRIPTS[3], tmp_path).splitlines()
+    loss, diffusivity = (float(number) for number in re.findall(r"[\d.]+(?:e-\d+)?", line.split("growth")[0]))
+    growth = [float(number) for number in re.findall(r"[\d.]+", line.split("[")[1])]
+    assert loss < 1e-4
+    assert diffusivity == pytest.approx(0.02, rel=0.1)
+    assert growth == pytest.approx([2.4, 1.5, 0.6], abs=0.2)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])

@@ -10,7 +10,7 @@ parameters from all later times and wells jointly, with standard errors and what
 """
 
 from npde_fem.assay.drawing import figure
-from npde_fem.assay.fit import METHODS, Estimate, Fit, fit
+from npde_fem.assay.fit import METHODS, Estimate, Fit, aicc, bic, fit
 from npde_fem.assay.model import CONFLUENCE, MODELS, Model
 from npde_fem.assay.report import heading, row, selection, write_json
 
@@ -21,6 +21,8 @@ __all__ = [
     "Estimate",
     "Fit",
     "Model",
+    "aicc",
+    "bic",
     "figure",
     "fit",
     "heading",

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-__all__ = ["METHODS", "Estimate", "Fit", "fit"]
+__all__ = ["METHODS", "Estimate", "Fit", "aicc", "bic", "fit"]
 
 Array = npt.NDArray[np.float64]
 
@@ -99,20 +99,13 @@ class Fit:
 
     @property
     def aicc(self) -> float:
-        """Akaike's criterion for small samples, ``n ln(RSS/n) + 2 p + 2 p (p + 1)/(n - p - 1)`` (Hurvich, Tsai 1989).
-
-        ``p`` is :attr:`estimated`; infinite without enough residuals.
-        """
-        n, p = self.residuals, self.estimated
-        if n <= p + 1:
-            return np.inf
-        return float(n * np.log(self.rss / n) + 2 * p + 2 * p * (p + 1) / (n - p - 1))
+        """Akaike's criterion; see :func:`aicc`."""
+        return aicc(self.rss, self.residuals, self.estimated)
 
     @property
     def bic(self) -> float:
-        """Schwarz's criterion ``n ln(RSS/n) + p ln n``, with ``p`` as :attr:`estimated`."""
-        n = self.residuals
-        return float(n * np.log(self.rss / n) + self.estimated * np.log(n))
+        """Schwarz's criterion; see :func:`bic`."""
+        return bic(self.rss, self.residuals, self.estimated)
 
     @property
     def prediction_error(self) -> float | None:
@@ -151,6 +144,29 @@ class Fit:
         gradient = np.array(slopes)
         variance = np.einsum("i...,ij,j...->...", gradient, self.covariance, gradient)
         return at(best).copy(), np.sqrt(variance)
+
+
+def aicc(rss: float, residuals: int, estimated: int) -> float:
+    """Return Akaike's criterion for small samples, ``n ln(RSS/n) + 2 p + 2 p (p + 1)/(n - p - 1)``.
+
+    Infinite without enough residuals. Source: Hurvich and Tsai 1989, Biometrika 76.
+
+    Parameters
+    ----------
+    rss, residuals
+        Sum of squares of the n residuals.
+    estimated
+        How many numbers p were estimated from the data, the variance of the noise among them.
+    """
+    n, p = residuals, estimated
+    if n <= p + 1:
+        return np.inf
+    return float(n * np.log(rss / n) + 2 * p + 2 * p * (p + 1) / (n - p - 1))
+
+
+def bic(rss: float, residuals: int, estimated: int) -> float:
+    """Return Schwarz's criterion, ``n ln(RSS/n) + p ln n``; parameters as of :func:`aicc`."""
+    return float(residuals * np.log(rss / residuals) + estimated * np.log(residuals))
 
 
 def fit(

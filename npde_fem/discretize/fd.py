@@ -17,7 +17,8 @@ from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Per
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
-from npde_fem.discretize.grid import Grid, GridFunction, Layout
+from npde_fem.discretize.fd_networks import FDNetworks, Needed
+from npde_fem.discretize.grid import Grid, GridFunction, Halo, Layout
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.scalar import lower, partial
 from npde_fem.discretize.semidiscrete import SINGULAR, Array, Part, Semidiscrete, Term
@@ -32,6 +33,7 @@ from npde_fem.discretize.stencil import (
     rate_source,
 )
 from npde_fem.equation import NPDE, Initial, Terms
+from npde_fem.neural_terms import Weights
 from npde_fem.parallel import Refused, alike
 from npde_fem.parameter import Parameter, abstract_domain, as_numbers, parameters_of
 
@@ -166,6 +168,7 @@ class FD(Semidiscrete):
         # Boundary data may bring parameters of its own, so their values are laid out last.
         self._fields: dict[str, Array] = {}
         self._lay_out()
+        self._masses_known = False
         self.update()
 
     def with_equation(self, equation: NPDE) -> FD:
@@ -183,6 +186,7 @@ class FD(Semidiscrete):
         self._bound: dict[Parameter, Expr] = {}
         dt = ufl.Constant(domain)
         self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
+        self.networks = FDNetworks(self)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
@@ -195,7 +199,7 @@ class FD(Semidiscrete):
         for name, parameter in parameters_of([expression]).items():
             if self.parameters.setdefault(name, parameter) is not parameter:
                 raise ValueError(f"duplicate parameter name {name!r}: two parameters of one problem share it")
-            if parameter in self._bound:
+            if parameter in self._bound or isinstance(parameter, Weights):
                 continue
             symbol: Expr
             if parameter.is_field:
@@ -214,7 +218,9 @@ class FD(Semidiscrete):
                 s = replace(s, numbers=(*s.numbers, symbol))
             self._bound[parameter] = symbol
         self.symbols = s
-        return ufl.replace(expression, {p: b for p, b in self._bound.items()})
+        bound = self.networks.written(expression, lambda e: ufl.replace(e, {p: b for p, b in self._bound.items()}))
+        self.symbols = replace(self.symbols, placed=self.networks.placed)
+        return bound
 
     def bound(self, parameter: Parameter) -> Expr:
         """Return what stands in the problem's expressions for a parameter."""
@@ -262,7 +268,13 @@ class FD(Semidiscrete):
         g.mask = _address(self.domain.mask)
         g.numbers = _address(numbers)
         g.fields = ctypes.cast(fields, ctypes.POINTER(ctypes.c_void_p))
+        g.placed = ctypes.cast(self.networks.pointers, ctypes.POINTER(ctypes.c_void_p))
         return g
+
+    def arguments_at(self, t: float) -> GridArguments:
+        """Return what the problem's own kernels are told of the grid and the time."""
+        self._arguments.t = t
+        return self._arguments
 
     def _lay_out(self) -> None:
         """Make room for the values of all parameters met so far, where the kernels find them."""
@@ -427,10 +439,12 @@ class FD(Semidiscrete):
         function = compile_c(self.comm, source).evaluate
         size = int(np.prod(expression.ufl_shape, dtype=int))
         out = np.zeros((points.flat.size, size))
+        needed = self.networks.needed(ufl.zero(self.dim), expression)
 
         def evaluate(t: float, state: Array | None) -> Array:
             self._arguments.t = t
             u = self._buffer if state is None else state
+            self.networks.fill(needed, t, u)
             function(
                 ctypes.byref(self._arguments),
                 ctypes.c_void_p(_address(u)),
@@ -474,11 +488,21 @@ class FD(Semidiscrete):
         numbers = [np.ravel(p.value) for p in self._number_parameters]
         if numbers:
             self.number_values[:] = np.concatenate(numbers)
-        self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
-        self._inverses: dict[str, Array] = {}
-        self._divisors: dict[str, Array] = {}
-        self._ratio = np.nan
+        self.networks.update()
+        if self._masses_vary or not self._masses_known:
+            self._damping, self._inertia = self._evaluate_damping(), self._evaluate("inertia")
+            self._inverses: dict[str, Array] = {}
+            self._divisors: dict[str, Array] = {}
+            self._ratio = np.nan
+            self._masses_known = True
         self._fixed = [None if p.in_time else p.evaluate(0.0, None).copy() for p in self.prescribed]
+
+    @cached_property
+    def _masses_vary(self) -> bool:
+        """Whether damping or inertia may contain a parameter."""
+        parameters = {*self.symbols.numbers, *(field.symbol for field in self.symbols.fields)}
+        terminals = [set(traverse_unique_terminals(term)) for term in (self.damping, self.inertia)]
+        return bool(self.absorbers) or any(parameters & found for found in terminals)
 
     def _evaluate(self, term: Term) -> Array:
         """Damping ("mass") or inertia as array: ``()``, ``(n, 1)``, ``(m, m)`` or ``(n, m, m)``."""
@@ -626,10 +650,7 @@ class FD(Semidiscrete):
     @cached_property
     def _diffusion(self) -> list[Callable[[float, Array | None], Array]]:
         """dF/d(grad u) of each component at all points, as functions."""
-        u, m = self.symbols.u, self.components
-        gradient = self.new_field(ufl.grad(u).ufl_shape)
-        split = ufl.replace(self._terms.flux, {ufl.grad(u): gradient})
-        by_gradient = ufl.replace(partial(split, gradient), {gradient: ufl.grad(u)})
+        m, (_, by_gradient) = self.components, self.symbols.derivatives(self._terms.flux)
         blocks = [by_gradient] if m == 1 else [by_gradient[c, :, c, :] for c in range(m)]
         return [self._evaluator("flux", ufl.as_tensor(b), self.domain.everywhere())[0] for b in blocks]
 
@@ -645,23 +666,51 @@ class FD(Semidiscrete):
     def new_state(self) -> Array:
         return np.zeros((*self.layout.ghosted_shape, self.components))
 
+    def new_states(self, count: int) -> Array:
+        """Return many states in one array, which :meth:`load`, :meth:`store` and :meth:`constrain` take for a state.
+
+        So does :meth:`advance` if :attr:`fuses` holds. Their values are those of one state after the other.
+        """
+        return np.zeros((count, *self.layout.ghosted_shape, self.components))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a step is one pass over the grid: the mass matrix is one number times the control volumes.
+
+        Networks need a pass of their own.
+        """
+        one_number = self._damping.shape == () and self._damping != 0 and not self.second_order
+        return bool(one_number and not self.networks.sites)
+
+    def _inner(self, state: Array) -> Array:
+        """View the owned points of one state or of many."""
+        index: tuple[Any, ...] = (..., *self.layout.inner, slice(None))
+        inner: Array = state[index]
+        return inner
+
+    def halo_of(self, state: Array) -> Halo:
+        """Return the exchange of ghosts of one state or of many."""
+        return self.halo if state.ndim == self.dim + 1 else self.layout.halo(self.components, len(state))
+
     def load(self, values: Array, state: Array) -> None:
-        inner = state[self.layout.inner]
+        inner = self._inner(state)
         inner[...] = values.reshape(inner.shape)
-        self.halo.exchange(state)
+        self.halo_of(state).exchange(state)
 
     def store(self, state: Array, values: Array) -> None:
-        inner = state[self.layout.inner]
+        inner = self._inner(state)
         values.reshape(inner.shape)[...] = inner
 
     def _kernel(self, name: str, part: Part) -> Callable:
         key = f"{name} {part}"
         if key not in self._kernels:
             library = compile_c(self.comm, rate_source(self.symbols, *self.split(part)))
-            library.rate.restype, library.advance.restype = None, ctypes.c_int
+            library.rate.restype = None
             library.rate.argtypes = [ctypes.POINTER(GridArguments), ctypes.c_void_p, ctypes.c_void_p]
             library.advance.argtypes = [*library.rate.argtypes, ctypes.c_double, ctypes.c_void_p]
-            self._kernels[f"rate {part}"], self._kernels[f"advance {part}"] = library.rate, library.advance
+            grid, *arrays = library.advance.argtypes
+            library.advance_many.argtypes = [grid, ctypes.c_long, ctypes.c_long, *arrays]
+            self._kernels |= {f"{k} {part}": getattr(library, k) for k in ("rate", "advance", "advance_many")}
         return self._kernels[key]
 
     @cached_property
@@ -687,28 +736,34 @@ class FD(Semidiscrete):
         out /= self.nodal_weights
 
     def _boundary_flux(self, t: float, state: Array) -> list[tuple[_Exchange, Array]]:
-        """Flux times area through the faces of each Flux or Robin condition, shape (n, components)."""
-        found = []
+        """Flux times area through the faces of each Flux or Robin condition, (n, components); many states' too."""
+        found, flat = [], self._flat(state)
         for e in self.exchanges:
-            flux = e.value(t, state).copy()
+            flux = e.value(t, None).copy()
             if e.coefficient is not None:
-                u = state.reshape(-1, self.components)[e.faces.points.ghosted][:, e.components]
-                alpha = e.coefficient(t, state)
-                if alpha.shape[1] == 1:
-                    flux -= alpha * u
-                else:
-                    flux -= np.einsum("nij,nj->ni", alpha.reshape(-1, u.shape[1], u.shape[1]), u)
+                u = flat[..., e.faces.points.ghosted, :][..., e.components]
+                alpha, k = e.coefficient(t, None), len(e.components)
+                flux = flux - (alpha * u if alpha.shape[1] == 1 else (alpha.reshape(-1, k, k) @ u[..., None])[..., 0])
             found.append((e, flux * e.faces.area[:, None]))
         return found
 
+    def _flat(self, state: Array) -> Array:
+        """View one state or many with all points, ghosts too, along one axis."""
+        return state.reshape(*state.shape[: -self.dim - 1], -1, self.components)
+
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         self._arguments.t = t
+        self.networks.fill(self._needed(part), t, state)
         self._kernel("rate", part)(self._arguments, _address(state), _address(out))
         if part != "source":
             for e, flux in self._boundary_flux(t, state):
                 for k, c in enumerate(e.components):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
+
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return not self._is_matrix(self._damping)
 
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
@@ -768,15 +823,20 @@ class FD(Semidiscrete):
         inverse = self._inverse("mass", self._damping)
         if inverse.shape == ():
             self._arguments.t = t
+            self.networks.fill(self._needed("all"), t, state)
             factor = step * float(inverse)
-            bad = self._kernel("advance", "all")(
-                self._arguments, _address(state), _address(base), factor, _address(out)
-            )
-            flat = out.reshape(-1, self.components)
+            addresses = _address(state), _address(base), factor, _address(out)
+            if state.ndim == self.dim + 1:
+                bad = self._kernel("advance", "all")(self._arguments, *addresses)
+            else:
+                many = len(state), state[0].size
+                bad = self._kernel("advance_many", "all")(self._arguments, *many, *addresses)
+            flat = self._flat(out)
             for e, flux in self._boundary_flux(t, state):
                 scaled = factor * flux / self.volumes[e.faces.points.flat, None]
                 for k, c in enumerate(e.components):
-                    np.add.at(flat[:, c], e.faces.points.ghosted, scaled[:, k])
+                    index: tuple[Any, ...] = (..., e.faces.points.ghosted, c)
+                    np.add.at(flat, index, scaled[..., k])
                 bad = bad or not np.all(np.isfinite(scaled))
             return not bad
         self.rate(t, state, self._rates)
@@ -799,6 +859,7 @@ class FD(Semidiscrete):
             return super().accelerate(t, state, v, factor, a)
         self._inverse("inertia", inertia)  # raises if there is none
         self._arguments.t = t
+        self.networks.fill(self._needed("all"), t, state)
         prescribed, predicted = a[c], v[c]
         good = not self._balance(
             self._arguments,
@@ -827,12 +888,12 @@ class FD(Semidiscrete):
         return kernel
 
     def constrain(self, t: float, state: Array) -> None:
-        flat = state.reshape(-1, self.components)
+        flat = self._flat(state)
         for p, fixed in zip(self.prescribed, self._fixed, strict=True):
             values = p.evaluate(t, None) if fixed is None else fixed
             for k, c in enumerate(p.components):
-                flat[p.points.ghosted, c] = values[:, k]
-        self.halo.exchange(state)
+                flat[..., p.points.ghosted, c] = values[:, k]
+        self.halo_of(state).exchange(state)
 
     def prescribe(self, t: float, values: Array, order: int = 0) -> None:
         flat = values.reshape(-1, self.components)
@@ -846,6 +907,17 @@ class FD(Semidiscrete):
             ufl.zero(*flux.ufl_shape) if part == "source" else flux,
             ufl.zero(*source.ufl_shape) if part == "flux" else source,
         )
+
+    def _needed(self, part: Part, slopes: bool = False) -> Needed:
+        """What kernels of a part of the equation read of networks, or those of its derivatives by the state."""
+        if (part, slopes) not in self._needs:
+            by = [self.symbols.u] if slopes else []
+            self._needs[part, slopes] = self.networks.needed(*self.split(part), by)
+        return self._needs[part, slopes]
+
+    @cached_property
+    def _needs(self) -> dict[tuple[Part, bool], Needed]:
+        return {}
 
     def _jacobian(self, part: Part) -> _Jacobian:
         if part not in self._jacobians:
@@ -863,16 +935,9 @@ class FD(Semidiscrete):
 
     def _dependence(self, flux: Expr, source: Expr) -> tuple[bool, bool]:
         """Whether the Jacobian depends on the state, and on time."""
-        u, t = self.symbols.u, self.symbols.t
-        gradient = self.new_field(ufl.grad(u).ufl_shape)
-        with_state = with_time = False
-        for e in (flux, source):
-            split = ufl.replace(e, {ufl.grad(u): gradient})
-            for symbol in (u, gradient):
-                terminals = set(traverse_unique_terminals(partial(split, symbol)))
-                with_state |= bool(terminals & {u, gradient})
-                with_time |= t in terminals
-        return with_state, with_time
+        s = self.symbols
+        found = set().union(*(s.terminals(by) for e in (flux, source) for by in s.derivatives(e)))
+        return s.u in found, s.t in found
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         *_, with_state, with_time = self._jacobian(part)
@@ -881,8 +946,30 @@ class FD(Semidiscrete):
         return with_state, with_time
 
     @cached_property
+    def autonomous(self) -> bool:
+        data = [*self._terms[:2], *(e.data for e in self.exchanges), *(p.data for p in self.prescribed)]
+        return not any(self.symbols.t in self.symbols.terminals(e) for e in data)
+
+    @cached_property
+    def matrix_parameters(self) -> frozenset[str]:
+        s = self.symbols
+        written = [self.damping, self.inertia, *(a.data for a in self.absorbers)]
+        for e in (*self._terms[:2], *(e.data for e in self.exchanges)):
+            written += s.derivatives(e)
+        terminals = set().union(*(s.terminals(e) for e in written))
+        names = {parameter.name for parameter, symbol in self._bound.items() if symbol in terminals}
+        return frozenset(names | self.networks.trained_in(terminals))
+
+    @cached_property
     def _entries(self) -> _Entries:
-        """Where the entries of the Jacobian go."""
+        return self._places(whole=False)
+
+    @cached_property
+    def _whole_entries(self) -> _Entries:
+        return self._places(whole=True)
+
+    def _places(self, whole: bool) -> _Entries:
+        """Where the entries of the Jacobian, or of the whole one, go."""
         layout, m = self.layout, self.components
         offsets = self._jacobian("all").offsets
         numbers = layout.global_indices()
@@ -897,16 +984,18 @@ class FD(Semidiscrete):
             rows[:, k] = owned[:, None, None] * m + component[None, :, None]
             columns[:, k] = neighbour[:, None, None] * m + component[None, None, :]
             fixed = self._constrained_ghosted[window].reshape(n, m)
-            drop = (neighbour < 0)[:, None, None] | self._is_constrained[:, :, None] | fixed[:, None, :]
-            rows[:, k][drop] = -1
+            drop = (neighbour < 0)[:, None, None]
+            if not whole:
+                drop = drop | self._is_constrained[:, :, None] | fixed[:, None, :]
+            rows[:, k][np.broadcast_to(drop, (n, m, m))] = -1
         centre = int(np.flatnonzero((offsets == 0).all(axis=1))[0])
         point, c = np.nonzero(self._is_constrained)
         rows[point, centre, c, c] = columns[point, centre, c, c] = owned[point] * m + c
         columns[rows < 0] = -1
         return _Entries(rows.ravel(), columns.ravel(), centre)
 
-    def new_matrix(self) -> PETSc.Mat:
-        entries = self._entries
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
+        entries = self._whole_entries if whole else self._entries
         matrix = PETSc.Mat().create(self.comm)
         matrix.setSizes(((self.n_owned, self.n_global), (self.n_owned, self.n_global)), bsize=self.components)
         matrix.setOptionsPrefix("npde_")
@@ -924,10 +1013,13 @@ class FD(Semidiscrete):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         m, own, centre = self.components, self._jacobian(part), self._entries.centre
         values = self._jacobian("all").values
         self._arguments.t = t
+        self.networks.fill(self._needed(part, slopes=True), t, state)
         own.kernel(self._arguments, _address(state), -rate_factor, _address(own.values))
         if part != "all":
             values[...] = 0.0
@@ -948,7 +1040,7 @@ class FD(Semidiscrete):
                     for (i, c), (j, other) in product(enumerate(e.components), repeat=2):
                         if i == j or alpha.shape[1] > 1:
                             np.add.at(diagonal[:, c, other], e.faces.points.flat, weight[:, i, j])
-        for c in range(m):
+        for c in range(0 if whole else m):
             diagonal[self._is_constrained[:, c], c, c] = 1.0
         matrix.setValuesCOO(values.ravel())
 

@@ -9,11 +9,12 @@ at the leaves is sent back to the values they were read from. Second-order terms
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.domain import Points
+from npde_fem.discretize.fd_networks import ByWeights, Needed
 from npde_fem.discretize.jit import compile_c
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
 from npde_fem.discretize.scalar import components, gateaux, lower
@@ -28,6 +29,7 @@ from npde_fem.discretize.stencil import (
     reverse_evaluator_source,
     reverse_source,
 )
+from npde_fem.neural_terms import Weights
 from npde_fem.parallel import alike
 from npde_fem.parameter import Parameter
 
@@ -65,13 +67,20 @@ class _Rows:
         along = self._owner.directions
         return _Rows(self._owner, [gateaux(e, along) for e in self._expressions], self._points)
 
+    def _needed(self, by: Sequence[Expr] = ()) -> Needed:
+        """What kernels read of networks, or those of the derivatives by some symbols."""
+        if self._points is not None:
+            return {}
+        flux, source = self._expressions
+        return self._owner.problem.networks.needed(flux, source, by)
+
     @cached_property
     def _forward(self) -> Callable | None:
         if not any(components(e) for e in self._expressions):
             return None
         if self._points is None:
             flux, source = self._expressions
-            return self._compiled(rate_source(self._owner.symbols, flux, source), "rate", 1)
+            return self._compiled(rate_source(self._owner.symbols, flux, source), "rate", 1, self._needed())
         (data,) = self._expressions
         return self._compiled(evaluator_source(self._owner.symbols, data), "evaluate", 1)
 
@@ -83,20 +92,52 @@ class _Rows:
     def _to_controls(self) -> tuple[Callable, bool] | None:
         return self._backward(list(self._owner.bound.values()))
 
+    @cached_property
+    def _to_weights(self) -> list[ByWeights]:
+        if self._points is not None:
+            return []
+        flux, source = self._expressions
+        sites = self._owner.moved_sites
+        return [ByWeights(self._owner.problem, self._owner.symbols, flux, source, site) for site in sites]
+
     def _backward(self, by: list[Expr], *, plain: bool = False) -> tuple[Callable, bool] | None:
         """Return the kernel of the transposed derivative, and whether it writes to plain arrays; None if it is zero."""
-        if not any(depends(e, by) for e in self._expressions):
-            return None
         s, gathers = self._owner.symbols, False
+        if all(s.terminals(e).isdisjoint(by) for e in self._expressions):
+            return None
         if self._points is None:
             flux, source = self._expressions
             code, gathers = reverse_source(s, flux, source, by, plain=plain)
         else:
             (data,) = self._expressions
             code = reverse_evaluator_source(s, data, by)
-        return self._compiled(code, "reverse", 3), gathers
+        return self._compiled(code, "reverse", 3, self._needed(by)), gathers
 
-    def _compiled(self, source: str, name: str, arrays: int) -> Callable:
+    @cached_property
+    def _many_to_state(self) -> tuple[Callable, bool] | None:
+        return self._backward_many([self._owner.problem.symbols.u], plain=True)
+
+    @cached_property
+    def _many_to_controls(self) -> tuple[Callable, bool] | None:
+        return self._backward_many(list(self._owner.bound.values()))
+
+    def _backward_many(self, by: list[Expr], *, plain: bool = False) -> tuple[Callable, bool] | None:
+        """Return what :meth:`_backward` does, for many states in one array; what is written lies so far apart."""
+        if not any(depends(e, by) for e in self._expressions):
+            return None
+        owner, (flux, source), address = self._owner, self._expressions, ctypes.c_void_p
+        code, gathers = reverse_source(owner.symbols, flux, source, by, plain=plain)
+        kernel = compile_c(owner.problem.comm, code).reverse_many
+        kernel.restype = None
+        kernel.argtypes = [ctypes.POINTER(GridArguments), *[ctypes.c_long] * 4, *[address] * 4]
+
+        def run(t: float, states: Array, weights: Array, apart: int, outs: Any, sums: int | None) -> None:
+            strides = states[0].size, weights[0].size, apart
+            kernel(owner.arguments_at(t), len(states), *strides, states.ctypes.data, weights.ctypes.data, outs, sums)
+
+        return run, gathers
+
+    def _compiled(self, source: str, name: str, arrays: int, needed: Needed | None = None) -> Callable:
         """Return a kernel as a function of time and of the addresses of its last ``arrays`` arrays."""
         owner, points, address = self._owner, self._points, ctypes.c_void_p
         where: list[int] = []
@@ -107,7 +148,12 @@ class _Rows:
         kernel = getattr(compile_c(owner.problem.comm, source), name)
         kernel.restype = None
         kernel.argtypes = [ctypes.POINTER(GridArguments), address, *kinds, *[address] * arrays]
-        return lambda t, *last: kernel(owner.arguments_at(t), owner.state.ctypes.data, *where, *last)
+
+        def run(t: float, *last: object) -> None:
+            owner.fill_networks(needed, t)
+            kernel(owner.arguments_at(t), owner.state.ctypes.data, *where, *last)
+
+        return run
 
     def write(self, t: float, out: Array) -> None:
         """Write the values into ``out``."""
@@ -135,6 +181,26 @@ class _Rows:
             self._owner.problem.halo.reverse(pulled)
             self._owner.problem.store(pulled, out)
 
+    def pull_many(self, t: float, states: Array, weights: Array, pulled: Array, out: Array) -> None:
+        """Do as :meth:`pull` for many states in one array; ``pulled`` is room for such."""
+        if self._many_to_state is None:
+            out[:] = 0.0
+            return
+        kernel, plain = self._many_to_state
+        if plain:
+            kernel(t, states, weights, out.size // len(states), pointers_to([out]), None)
+        else:
+            pulled[...] = 0.0
+            kernel(t, states, weights, pulled[0].size, pointers_to([pulled]), None)
+            self._owner.problem.halo_of(pulled).reverse(pulled)
+            self._owner.problem.store(pulled, out)
+
+    def collect_many(self, t: float, states: Array, weights: Array) -> None:
+        """Do as :meth:`collect` for many states in one array."""
+        if self._many_to_controls is not None:
+            kernel, _ = self._many_to_controls
+            kernel(t, states, weights, 0, self._owner.gradient_pointers, self._owner.sums.ctypes.data)
+
     def scatter(self, t: float, weights: Array) -> bool:
         """Add to the owner's ghosted array for that instead, ghosts not sent home; return whether there is any."""
         if self._to_state is not None:
@@ -146,6 +212,9 @@ class _Rows:
         if self._to_controls is not None:
             kernel, _ = self._to_controls
             kernel(t, weights.ctypes.data, self._owner.gradient_pointers, self._owner.sums.ctypes.data)
+        for through in self._to_weights:
+            self._owner.fill_networks(through.needed, t)
+            through.collect(self._owner.arguments_at(t), self._owner.state, weights, self._owner.weight_moves)
 
 
 class _Listed:
@@ -260,6 +329,10 @@ class FDLinearised(Linearised):
         Symbols of v and delta, by the symbols of the state and of the controls.
     state, t
         The point: a state (with ghosts) and a time.
+    weight_moves
+        delta of the weights of networks, by network.
+    moved_sites
+        Where the problem has these networks.
     pulled
         Ghosted array in which transposed derivatives by the state are summed up, where rows scatter.
     sums
@@ -270,14 +343,18 @@ class FDLinearised(Linearised):
         self.problem: FD = problem
         self.controls = checked_controls(problem, controls)
         # Kernels count the fields and the numbers to differentiate by apart, each in the order of the controls.
+        self._trained = [p for p in self.controls if isinstance(p, Weights)]
         self._fields = [p for p in self.controls if p.is_field]
-        self._numbers = [p for p in self.controls if not p.is_field]
-        self.bound = {p.name: problem.bound(p) for p in self.controls}
+        self._numbers = [p for p in self.controls if not (p.is_field or p in self._trained)]
+        self.bound = {p.name: problem.bound(p) for p in (*self._fields, *self._numbers)}
         u = problem.symbols.u
         self._v = problem.new_field(u.ufl_shape)
         self._deltas = {p.name: problem.new_field(p.ufl_shape) for p in self._fields}
         self._deltas |= {p.name: problem.new_number(p.ufl_shape) for p in self._numbers}
         self.directions = {u: self._v, **{self.bound[name]: delta for name, delta in self._deltas.items()}}
+        self.weight_moves = {p.network: np.zeros(p.ufl_shape) for p in self._trained}
+        self.moved_sites = [site for site in problem.networks.sites if site.network in self.weight_moves]
+        self.directions |= problem.networks.directions(self.directions, self.weight_moves)
         sizes = [int(np.prod(p.ufl_shape, dtype=int)) for p in self._numbers]
         self._slices = {
             p.name: slice(end - size, end) for p, size, end in zip(self._numbers, sizes, np.cumsum(sizes), strict=True)
@@ -285,11 +362,13 @@ class FDLinearised(Linearised):
         self._still = problem.new_state()
         self.pulled, self._weights = problem.new_state(), problem.new_state()
         self.state, self.t, self._step = self._still, 0.0, 0.0
+        self._point = object()
         self._gradients = {p.name: problem.new_ghosted(p) for p in self._fields}
         self._moves = {p.name: problem.new_ghosted(p) for p in self._fields}
         self.sums, self._number_moves = np.zeros(sum(sizes)), np.zeros(sum(sizes))
         self.pulled_pointers, self.out_pointers = pointers_to([self.pulled]), pointers_to([self.pulled])
         self.gradient_pointers = pointers_to(list(self._gradients.values()))
+        self._many_weights, self._many_pulled = problem.new_states(0), problem.new_states(0)
         self._rows: dict[Term, _Rows] = {}
         self._prescribed: dict[int, Nodal | None] = {}
         self._lay_out()
@@ -331,16 +410,23 @@ class FDLinearised(Linearised):
         self._arguments.t, self._arguments.dt = t, self._step
         return self._arguments
 
+    def fill_networks(self, needed: Needed | None, t: float) -> None:
+        """Give kernels what they need of networks at this point."""
+        if needed:
+            self.problem.networks.fill(needed, t, self.state, self.weight_moves, self._point)
+
     def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
         self.t, self.state, self._step = t, state, step
+        self._point = object()
         self._direction = self._still if direction is None else direction
         self._field_pointers[0] = self._direction.ctypes.data
 
     def move(self, delta: Mapping[str, Array]) -> None:
         with alike(self.problem.comm):
-            unknown = set(delta) - set(self.bound)
+            names = {p.name for p in self.controls}
+            unknown = set(delta) - names
             if unknown:
-                raise ValueError(f"delta of {sorted(unknown)} given; the controls are {sorted(self.bound)}")
+                raise ValueError(f"delta of {sorted(unknown)} given; the controls are {sorted(names)}")
             for name, ghosted in self._moves.items():
                 owned = ghosted[self.problem.layout.inner]
                 values = np.asarray(delta.get(name, 0.0), dtype=np.float64)
@@ -353,6 +439,12 @@ class FDLinearised(Linearised):
                 if values.shape not in ((), shape):
                     raise ValueError(f"delta of {name!r}: shape {values.shape} given, {shape} allowed")
                 self._number_moves[place] = np.broadcast_to(values, shape).ravel()
+            for p in self._trained:
+                values = np.asarray(delta.get(p.name, 0.0), dtype=np.float64)
+                if values.shape not in ((), p.ufl_shape):
+                    raise ValueError(f"delta of {p.name!r}: shape {values.shape} given, {p.ufl_shape} allowed")
+                self.weight_moves[p.network][:] = values
+        self._point = object()
         for ghosted in self._moves.values():
             self.problem.fill_field(ghosted)
 
@@ -460,10 +552,43 @@ class FDLinearised(Linearised):
     def collect_second(self, term: Term, adjoint: Array) -> None:
         self._collect(term, adjoint, second=True)
 
+    # -- terms of many states --------------------------------------------------------------------------------
+
+    def at_many(self, t: float, states: Array) -> None:
+        """Linearise about many states in one array (of ``FD.new_states``), for :meth:`pull_many` and others."""
+        self.at(t, states[0])
+        self._states = states
+        if self._many_weights.shape != states.shape:
+            self._many_weights, self._many_pulled = np.zeros_like(states), np.zeros_like(states)
+
+    def pull_many(self, term: Term, adjoint: Array, out: Array) -> None:
+        """Do as :meth:`pull` for all of these states; values are those of one state after the other."""
+        self.problem.load(adjoint, self._many_weights)
+        self._term(term).pull_many(self.t, self._states, self._many_weights, self._many_pulled, out)
+        for faces in self._boundary_of(term):
+            for state, weights, into in self._each_of(adjoint, out):
+                self.state = state
+                faces.pull(self.t, weights, into, second=False)
+
+    def collect_many(self, term: Term, adjoint: Array) -> None:
+        """Do as :meth:`collect` for all of these states."""
+        self.problem.load(adjoint, self._many_weights)
+        self._term(term).collect_many(self.t, self._states, self._many_weights)
+        for faces in self._boundary_of(term):
+            for state, weights in self._each_of(adjoint):
+                self.state = state
+                faces.collect(self.t, weights, second=False)
+
+    def _each_of(self, *values: Array) -> Iterator[tuple[Array, ...]]:
+        """Iterate over the states with their values."""
+        return zip(self._states, *(v.reshape(len(self._states), -1) for v in values), strict=True)
+
     # -- the gradient ----------------------------------------------------------------------------------------
 
     def clear(self) -> None:
         self.sums[:] = 0.0
+        for p in self._trained:
+            self.problem.networks.evaluators[p.network].clear()
         for ghosted in self._gradients.values():
             ghosted[...] = 0.0
 
@@ -476,6 +601,8 @@ class FDLinearised(Linearised):
                 ghosted = self._gradients[p.name].copy()
                 problem.layout.halo(ghosted.shape[-1]).reverse(ghosted)
                 found[p.name] = ghosted[problem.layout.inner].flatten()
+            elif p in self._trained:
+                found[p.name] = problem.comm.allreduce(problem.networks.evaluators[p.network].gradient())
             else:
                 found[p.name] = summed[self._slices[p.name]].reshape(p.ufl_shape)
         return found

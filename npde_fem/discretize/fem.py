@@ -76,11 +76,12 @@ class _Absorber(NamedTuple):
 
 
 class _Operator(NamedTuple):
-    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du depends on."""
+    """Assembles ``mass_factor M + inertia_factor M_A - rate_factor dR/du``; and what dR/du, and all, depends on."""
 
     assembler: Assembler
     with_state: bool
     with_time: bool
+    parameters: frozenset[str]
 
 
 class FEM(Semidiscrete):
@@ -763,6 +764,10 @@ class FEM(Semidiscrete):
         self._assemble(packed, out)
         out /= self.nodal_weights
 
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return self._is_diagonal("mass")
+
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:
@@ -902,14 +907,28 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time)
+            used = {*form.coefficients(), *form.constants()}
+            names = frozenset(parameter.name for parameter, bound in self._bound.items() if bound in used)
+            self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time, names)
         return self._operators[part]
 
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         operator = self._operator(part)
         return operator.with_state, operator.with_time
 
-    def new_matrix(self) -> PETSc.Mat:
+    @cached_property
+    def autonomous(self) -> bool:
+        residual = self._residuals["all"]
+        if residual is not None and (self._t in residual.constants() or self.networks.depends(residual, self._t)):
+            return False
+        return not any(p.in_time for p in self._prescribed)
+
+    @property
+    def matrix_parameters(self) -> frozenset[str]:
+        weights = {name for name, parameter in self.parameters.items() if isinstance(parameter, Weights)}
+        return self._operator("all").parameters | weights
+
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
         return self._operator("all").assembler.new_matrix()
 
     def jacobian(
@@ -921,12 +940,14 @@ class FEM(Semidiscrete):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         operator = self._operator(part)
         self.set_state(t, state)
         for constant, factor in zip(self._factors, (mass_factor, rate_factor, inertia_factor), strict=True):
             constant.value = factor
-        operator.assembler.fill(matrix, [p.condition for p in self._prescribed])
+        operator.assembler.fill(matrix, [] if whole else [p.condition for p in self._prescribed])
 
     def _linearise(self, controls: Sequence[Parameter]) -> FEMLinearised:
         return FEMLinearised(self, controls)

@@ -139,13 +139,17 @@ class Layout:
         (self.start, self.end) = (tuple(c) for c in zip(*self.dm.getRanges(), strict=True))
         self.local = tuple(e - s for s, e in zip(self.start, self.end, strict=True))
         self.n_points = int(np.prod(self.local))
-        self._halos: dict[int, Halo] = {}
+        self._halos: dict[tuple[int, ...], Halo] = {}
 
-    def halo(self, components: int) -> Halo:
-        """Return the exchange of ghosts of arrays with ``components`` values a point, always the same one."""
-        if components not in self._halos:
-            self._halos[components] = Halo(self, components)
-        return self._halos[components]
+    def halo(self, components: int, *copies: int) -> Halo:
+        """Return the exchange of ghosts of arrays with ``components`` values a point, always the same one.
+
+        With ``copies`` these are so many ghosted arrays in one.
+        """
+        key = (components, *copies)
+        if key not in self._halos:
+            self._halos[key] = Halo(self, components, copies)
+        return self._halos[key]
 
     @cached_property
     def flat_shape(self) -> tuple[int, ...]:
@@ -224,21 +228,21 @@ class Layout:
 
 
 class Halo:
-    """Exchange of the ghost layer of ghosted arrays with ``components`` values a point.
+    """Exchange of the ghost layer of ghosted arrays with ``components`` values a point, or of some copies in one array.
 
     Axes are exchanged one after the other, so that corners arrive too; a message carries one layer of points,
     described to MPI by a subarray type, and nothing is copied or allocated.
     """
 
-    def __init__(self, layout: Layout, components: int) -> None:
+    def __init__(self, layout: Layout, components: int, copies: tuple[int, ...] = ()) -> None:
         self._comm = layout.comm
         self._moves: list[tuple[Any, ...]] = []
-        sizes = (*layout.ghosted_shape, components)
+        sizes = (*copies, *layout.ghosted_shape, components)
         processes = layout.dm.getProcSizes()
         strides = np.cumprod([1, *processes[:-1]])
         place = [(layout.comm.rank // int(strides[a])) % processes[a] for a in range(layout.dim)]
         for axis in range(layout.dim):
-            along = layout.dim - 1 - axis
+            along = len(copies) + layout.dim - 1 - axis
             count, periodic = processes[axis], layout.periodic[axis]
             if count == 1 and not periodic:
                 continue

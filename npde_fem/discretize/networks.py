@@ -65,13 +65,19 @@ class Evaluator:
 
     # -- values ----------------------------------------------------------------------------------------------
 
-    def values(self, a: Array, order: int, delta: Array | None = None) -> list[Array]:
-        """Return the network and its derivatives by the inputs; see :meth:`~npde_fem.neural_terms.Network.values`."""
-        shape = len(a), self.network.outputs
-        out = [np.empty((*shape, *[self.network.inputs] * n)) for n in range(order + 1)]
+    def values(
+        self, a: Array, order: int, delta: Array | None = None, out: Sequence[Array] | None = None
+    ) -> list[Array]:
+        """Return the network and its derivatives by the inputs; see :meth:`~npde_fem.neural_terms.Network.values`.
+
+        ``out`` is as of :meth:`fill`, or None for new arrays.
+        """
+        if out is None:
+            shape = len(a), self.network.outputs
+            out = [np.empty((*shape, *[self.network.inputs] * n)) for n in range(order + 1)]
         for n in range(self.fill(a, order, out, delta).start):
             self.fill(a, n, out, delta)
-        return out
+        return list(out)
 
     def fill(self, a: Array, order: int, out: Sequence[Array], delta: Array | None = None) -> range:
         """Write a derivative by the inputs, and what comes with it at no cost, into arrays.

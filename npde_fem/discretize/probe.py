@@ -57,6 +57,8 @@ class Probe:
         The points, shape ``(n, d)``.
     components
         Components m of the state.
+    n_owned
+        Dofs of the state that this rank owns.
 
     Raises
     ------
@@ -75,7 +77,7 @@ class Probe:
     def __init__(self, problem: Semidiscrete, points: Any) -> None:
         if not isinstance(problem, FEM | FD):
             raise TypeError(f"problem: FEM or FD allowed, {problem!r} given")
-        self.comm, self.components = problem.comm, problem.components
+        self.comm, self.components, self.n_owned = problem.comm, problem.components, problem.n_owned
         self.points = _checked(problem, points)
         entries = _in_mesh(problem, self.points) if isinstance(problem, FEM) else _in_grid(problem, self.points)
         nodes = problem.n_owned // self.components

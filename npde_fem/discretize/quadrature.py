@@ -102,6 +102,10 @@ def with_fixed_degree(forms: Sequence[ufl.Form]) -> ufl.Form:
 
 
 def _degree(integral: ufl.Integral) -> int | None:
-    """UFL's estimate of the degree of quadrature that an integral needs; None if it vanishes."""
+    """UFL's estimate of the degree of quadrature that an integral needs, though not 1; None if it vanishes.
+
+    With a rule of one point FFCx takes a coefficient for constant, and lets other rules of the form read that value.
+    """
     expanded = ufl.algorithms.expand_derivatives(ufl.Form([integral])).integrals()
-    return max((estimate_total_polynomial_degree(part) for part in expanded), default=None)
+    degree = max((estimate_total_polynomial_degree(part) for part in expanded), default=None)
+    return 2 if degree == 1 else degree

@@ -205,6 +205,11 @@ class Semidiscrete(ABC):
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
 
+    @property
+    @abstractmethod
+    def mass_is_diagonal(self) -> bool:
+        """Whether M is a diagonal matrix, by its form or by the parameters' values at the last update."""
+
     @abstractmethod
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
@@ -296,8 +301,8 @@ class Semidiscrete(ABC):
         """Set the constrained dofs of values to their data at time ``t``, or to its first or second time derivative."""
 
     @abstractmethod
-    def new_matrix(self) -> PETSc.Mat:
-        """Return a new matrix with the sparsity of the Jacobian."""
+    def new_matrix(self, *, whole: bool = False) -> PETSc.Mat:
+        """Return a new matrix with the sparsity of the Jacobian, or of the whole one (see :meth:`jacobian`)."""
 
     @abstractmethod
     def jacobian(
@@ -309,15 +314,28 @@ class Semidiscrete(ABC):
         matrix: PETSc.Mat,
         part: Part = "all",
         inertia_factor: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         """Assemble ``mass_factor M + inertia_factor M_A - rate_factor dR/du``.
 
-        Rows and columns of constrained dofs are the identity's.
+        Rows and columns of constrained dofs are the identity's, but of a ``whole`` Jacobian, for which the matrix must
+        be made: that has the columns of all dofs, and the rows of constrained ones have no meaning.
         """
 
     @abstractmethod
     def varies(self, part: Part = "all") -> tuple[bool, bool]:
         """Whether ``dR/du`` depends on the state, and whether on time."""
+
+    @property
+    @abstractmethod
+    def autonomous(self) -> bool:
+        """Whether neither R(u, t) nor the prescribed data depend on time."""
+
+    @property
+    @abstractmethod
+    def matrix_parameters(self) -> frozenset[str]:
+        """Names of the parameters that dR/du or a mass matrix may depend on; the others enter as inhomogeneities."""
 
     def meet(self, initial: Sequence[Any], integrals: Sequence[Callable]) -> None:
         """Make the parameters that initial data and integrands bring known to the problem (collective)."""

@@ -17,7 +17,7 @@ Arrays are C double, with one layer of ghost points on every side; x runs fastes
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -28,16 +28,20 @@ import basix.ufl
 import numpy as np
 import ufl
 from ufl import classes
+from ufl.algorithms.expand_indices import expand_indices
 from ufl.core.expr import Expr
-from ufl.corealg.traversal import unique_pre_traversal
+from ufl.corealg.traversal import traverse_unique_terminals, unique_pre_traversal
 
 __all__ = [
     "Field",
     "GridArguments",
     "JacobianPattern",
+    "Placed",
     "ReverseKernel",
     "Symbols",
+    "arguments_source",
     "balance_source",
+    "cotangents_source",
     "evaluator_source",
     "jacobian_source",
     "pointers_to",
@@ -61,6 +65,7 @@ class GridArguments(ctypes.Structure):
         ("dt", ctypes.c_double),
         ("numbers", ctypes.c_void_p),
         ("fields", ctypes.POINTER(ctypes.c_void_p)),
+        ("placed", ctypes.POINTER(ctypes.c_void_p)),
         ("mask", ctypes.c_void_p),
     ]
 
@@ -73,6 +78,7 @@ typedef struct {
   double lower[3], h[3], t, dt;
   const double *numbers;
   const double *const *fields;
+  const double *const *placed;
   const unsigned char *mask;
 } grid_t;
 """
@@ -90,12 +96,33 @@ class Field(NamedTuple):
     in_cells: bool
 
 
+class Placed(NamedTuple):
+    """A symbol whose values are given, at every point and face that an expression with it is evaluated at.
+
+    They are values of a function n(a) of other expressions, or derivatives of it by these. They stand in ghosted
+    arrays, one of the points and one of the faces across each axis, a face at the index of its lower point.
+
+    Attributes
+    ----------
+    symbol
+        The symbol, of shape (m,), (m, k) or (m, k, k).
+    argument
+        a, lowered, of shape (k,).
+    slope
+        The symbol of its derivative by a; None if it is not differentiated.
+    """
+
+    symbol: ufl.Coefficient
+    argument: Expr
+    slope: ufl.Coefficient | None
+
+
 @dataclass(frozen=True)
 class Symbols:
     """The terminals that an expression on the grid may contain, and the grid's kind.
 
-    ``numbers`` and ``fields`` stand in the order in which their values are passed; ``masked`` grids have whole
-    control volumes around every point of the mask.
+    ``numbers``, ``fields`` and ``placed`` stand in the order in which their values are passed; ``masked`` grids have
+    whole control volumes around every point of the mask.
     """
 
     dim: int
@@ -107,6 +134,7 @@ class Symbols:
     normal: ufl.Constant
     numbers: tuple[ufl.Constant, ...] = ()
     fields: tuple[Field, ...] = ()
+    placed: tuple[Placed, ...] = ()
     masked: bool = False
 
     def strides(self) -> list[str]:
@@ -124,6 +152,39 @@ class Symbols:
 
     def number_count(self) -> int:
         return sum(int(np.prod(n.ufl_shape, dtype=int)) for n in self.numbers)
+
+    def placed_at(self, terminal: Expr) -> int | None:
+        """Return the position of a placed symbol, or None if ``terminal`` is none."""
+        return next((k for k, placed in enumerate(self.placed) if placed.symbol == terminal), None)
+
+    def placed_in(self, expression: Expr) -> list[Placed]:
+        """Return the placed symbols in an expression."""
+        if not self.placed:
+            return []
+        terminals = set(traverse_unique_terminals(expression))
+        return [placed for placed in self.placed if placed.symbol in terminals]
+
+    def terminals(self, expression: Expr) -> set[Expr]:
+        """Return the terminals that the value of an expression depends on, placed symbols and what these depend on."""
+        found: set[Expr] = set(traverse_unique_terminals(expression))
+        return found.union(*(traverse_unique_terminals(placed.argument) for placed in self.placed_in(expression)))
+
+    def derivatives(self, expression: Expr) -> tuple[Expr, Expr]:
+        """Return the derivatives of a lowered expression by u and by grad(u), as if these were independent.
+
+        Placed symbols move with what they depend on.
+        """
+        domain = ufl.domain.extract_unique_domain(self.u)
+        gradient = ufl.Coefficient(ufl.FunctionSpace(domain, _gradient_element(self)))
+        whole, found = ufl.grad(self.u), []
+        for symbol in (self.u, gradient):
+            total = partial(ufl.replace(expression, {whole: gradient}), symbol)
+            for placed in self.placed_in(expression):
+                inner = partial(ufl.replace(placed.argument, {whole: gradient}), symbol)
+                outer = partial(ufl.replace(expression, {whole: gradient}), placed.symbol)
+                total += ufl.dot(ufl.dot(outer, placed.slope), inner)
+            found.append(lower(ufl.replace(total, {gradient: whole})))
+        return found[0], found[1]
 
 
 def _flat(component: tuple[int, ...], shape: tuple[int, ...]) -> int:
@@ -182,6 +243,10 @@ class _Place:
         for k, field in enumerate(s.fields):
             if terminal == field.symbol and field.in_cells:
                 return self._cells(f"F{k}", field.symbol, component)
+        if (position := s.placed_at(terminal)) is not None:
+            kind = 0 if self.axis is None else 1 + self.axis
+            shape = terminal.ufl_shape
+            return f"N{position}_{kind}[({self.points[0]}) * {_size(terminal)} + {_flat(component, shape)}]"
         array, count, index = self._array(terminal, component)
         return _mean([f"{array}[({p}) * {count} + {index}]" for p in self.points])
 
@@ -269,6 +334,9 @@ def _declare(s: Symbols) -> list[str]:
     lines = ["const double t = g->t, dt = g->dt; (void)t; (void)dt;"]
     lines += [f"const double p{k} = g->numbers[{k}]; (void)p{k};" for k in range(s.number_count())]
     lines += [f"const double *restrict F{k} = g->fields[{k}]; (void)F{k};" for k in range(len(s.fields))]
+    for k, kind in product(range(len(s.placed)), range(1 + s.dim)):
+        position = k * (1 + s.dim) + kind
+        lines += [f"const double *restrict N{k}_{kind} = g->placed[{position}]; (void)N{k}_{kind};"]
     lines += [f"const double ih{a} = 1.0 / g->h[{a}]; (void)ih{a};" for a in range(s.dim)]
     lines += ["const long SY = g->n[0] + 2; (void)SY;"] if s.dim > 1 else []
     lines += ["const long SZ = SY * (g->n[1] + 2); (void)SZ;"] if s.dim > 2 else []
@@ -466,6 +534,7 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
     There is one row a point for each component of the source. ``rate(g, U, out)`` writes R (integrated over control
     volumes) to a plain array of the owned points; ``advance(g, U, base, step, out)`` writes ``base + step * R / |V|``
     to the owned points of a ghosted array, and returns 1 if a value is not finite, else 0.
+    ``advance_many(g, count, stride, U, base, step, out)`` does so for many states, ``stride`` numbers apart.
     """
     m, body = _rows(source), _rates(s, flux, source)
     rates, advances = [], []
@@ -481,12 +550,20 @@ def rate_source(s: Symbols, flux: Expr, source: Expr) -> str:
         *head,
         *_loop(s, [*body, *rates]),
         "}",
-        "int advance(const grid_t *g, const double *restrict U, const double *base, double step,",
-        "            double *restrict out) {",
+        # A static function is this library's own, whatever other libraries export: C's has an ``advance`` too.
+        "static int advance_one(const grid_t *g, const double *restrict U, const double *base, double step,",
+        "                       double *restrict out) {",
         *head,
         "double sum = 0.0;",
         *_loop(s, [*body, *advances, *check]),
         "return !(fabs(sum) <= DBL_MAX); }",
+        "int advance(const grid_t *g, const double *U, const double *base, double step, double *out) {",
+        "return advance_one(g, U, base, step, out); }",
+        "int advance_many(const grid_t *g, long count, long stride, const double *U, const double *base, double step,",
+        "                 double *out) {",
+        "int bad = 0;",
+        "for (long i = 0; i < count * stride; i += stride) bad |= advance_one(g, U + i, base + i, step, out + i);",
+        "return bad; }",
     ]
     return _HEADER + "\n".join(functions) + "\n"
 
@@ -504,16 +581,6 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
     ``out`` has shape (owned points, ns, m, m).
     """
     m, d = s.components, s.dim
-    domain = ufl.domain.extract_unique_domain(s.u)
-    gradient = ufl.Coefficient(ufl.FunctionSpace(domain, _gradient_element(s)))
-    whole_gradient = ufl.grad(s.u)
-
-    def derivatives(e: Expr) -> tuple[Expr, Expr]:
-        split = ufl.replace(e, {whole_gradient: gradient})
-        back = {gradient: whole_gradient}
-        by_u, by_gradient = partial(split, s.u), partial(split, gradient)
-        return lower(ufl.replace(by_u, back)), lower(ufl.replace(by_gradient, back))
-
     entries: dict[tuple[Offset, int, int], list[str]] = {}
 
     def add(place: _Place, row: int, column: int, axis: int | None, k: str) -> None:
@@ -521,7 +588,7 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
             entries.setdefault((offset, row, column), []).append(term)
 
     body: list[str] = []
-    flux_u, flux_g = derivatives(flux)
+    flux_u, flux_g = s.derivatives(flux)
     for a, high in product(range(d), (True, False)):
         place = _face(s, a, high)
         code = Code(place, prefix=f"f{a}{int(high)}_")
@@ -541,7 +608,7 @@ def jacobian_source(s: Symbols, flux: Expr, source: Expr) -> JacobianPattern:
                 add(place, row, column, b, scaled(part))
         body += code.lines
     place, code = _point(s), Code(_point(s), prefix="s_")
-    source_u, source_g = derivatives(source)
+    source_u, source_g = s.derivatives(source)
     for index, part in components(source_u).items():
         row, column = index if m > 1 else (0, 0)
         add(place, row, column, None, f"{code.emit(part)} * scale")
@@ -642,7 +709,7 @@ def _reverse(
     constants = [q for q in by if isinstance(q, ufl.Constant)]
     begin = dict(zip(constants, np.cumsum([0, *(_size(q) for q in constants)]).tolist(), strict=False))
     in_cells = {field.symbol for field in s.fields if field.in_cells}
-    for leaf, bar in code.reverse(seeds, set(by).__contains__).items():
+    for leaf, bar in _adjoints(s, code, seeds, by):
         terminal, component = leaf_of(leaf) or (leaf, ())
         if guard:
             bar = code._store(f"{guard} ? {bar} : 0.0")
@@ -656,6 +723,25 @@ def _reverse(
             continue
         for offset, term in place.shares(bar, axis, terminal in in_cells):
             to.grids.setdefault((grids.index(terminal), offset, column), []).append(term)
+
+
+def _adjoints(s: Symbols, code: Code, seeds: list[tuple[Expr, str]], by: Sequence[Expr]) -> list[tuple[Expr, str]]:
+    """Return the adjoints of leaves of some symbols; those of placed symbols go on to the leaves of their arguments."""
+    wanted = set(by)
+    through = {placed.symbol: placed for placed in s.placed if not s.terminals(placed.argument).isdisjoint(wanted)}
+    found = code.reverse(seeds, lambda terminal: terminal in wanted or terminal in through)
+    further, kept = [], []
+    for leaf, bar in found.items():
+        terminal, component = leaf_of(leaf) or (leaf, ())
+        if terminal in wanted or isinstance(terminal, classes.Grad):
+            kept.append((leaf, bar))
+            continue
+        placed = through[terminal]
+        for index, part in components(placed.argument).items():
+            assert placed.slope is not None
+            slope = code.emit(expand_indices(placed.slope[(*component, *index)]))
+            further.append((part, code._store(f"{bar} * {slope}")))
+    return [*kept, *code.reverse(further, wanted.__contains__).items()]
 
 
 def _size(quantity: Expr) -> int:
@@ -675,12 +761,20 @@ def _direct(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr]) -> bool:
         return False
     for expression, at_faces in ((flux, True), (source, False)):
         for index, part in components(expression).items():
-            for e in unique_pre_traversal(part):
+            for e in _leaves(s, part):
                 terminal, component = leaf_of(e) or (e, ())
                 if component and isinstance(terminal, classes.Grad) and terminal.ufl_operands[0] in by:
                     if not at_faces or component[-1] != index[-1]:
                         return False
     return True
+
+
+def _leaves(s: Symbols, part: Expr) -> Iterator[Expr]:
+    """Iterate over all of a scalar expression, and over the arguments of the placed symbols in it."""
+    yield from unique_pre_traversal(part)
+    for placed in s.placed_in(part):
+        for argument in components(placed.argument).values():
+            yield from unique_pre_traversal(argument)
 
 
 _STRIP = 256
@@ -692,7 +786,8 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
 
     ``L`` are the weights of the rows, a ghosted array. To ``sums``, of all components of the numbers in ``by``, the
     kernel adds the weighted sum of the rates' derivatives by these; to ``outs[k]``, the ghosted array of the k-th
-    quantity on the grid in ``by``, those by its values.
+    quantity on the grid in ``by``, those by its values. ``reverse_many(g, count, nU, nL, nout, U, L, outs, sums)`` does
+    so for many states, whose arrays are ``nU``, ``nL`` and ``nout`` numbers apart.
 
     Parameters
     ----------
@@ -757,8 +852,8 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
                 f"for (long i = 0; i < s1 - s0; ++i) {{ {' '.join(sums)} }} }}",
             ]
     lines = [
-        "void reverse(const grid_t *g, const double *restrict U, const double *restrict L, double *const *outs,",
-        "             double *restrict sums) {",
+        "static void reverse_one(const grid_t *g, const double *restrict U, const double *restrict L,",
+        "                        double *const *outs, double *restrict sums) {",
         *_declare(s),
         *(f"double *restrict out{k} = outs[{k}];" for k in range(len(counts))),
         *buffers,
@@ -766,6 +861,14 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
         *_loop(s, body, 0 if gathers else _STRIP, adding),
         *(f"sums[{k}] += q{k};" for k in to.numbers),
         "}",
+        "void reverse(const grid_t *g, const double *U, const double *L, double *const *outs, double *sums) {",
+        "reverse_one(g, U, L, outs, sums); }",
+        "void reverse_many(const grid_t *g, long count, long nU, long nL, long nout, const double *U, const double *L,",
+        "                  double *const *outs, double *sums) {",
+        f"double *moved[{max(1, len(counts))}];",
+        "for (long b = 0; b < count; ++b) {",
+        f"for (int k = 0; k < {len(counts)}; ++k) moved[k] = outs[k] + b * nout;",
+        "reverse_one(g, U + b * nU, L + b * nL, moved, sums); } }",
     ]
     return ReverseKernel(_HEADER + "\n".join(lines) + "\n", gathers)
 
@@ -791,4 +894,62 @@ def reverse_evaluator_source(s: Symbols, expression: Expr, by: Sequence[Expr]) -
         *_listed(s, body),
         "}",
     ]
+    return _HEADER + "\n".join(lines) + "\n"
+
+
+def _listed_places(s: Symbols) -> dict[str, _Place]:
+    """Places about listed points ``P``, by name: themselves, and the faces ahead of and behind them across an axis."""
+    sides = {f"{'high' if high else 'low'}{a}": _face(s, a, high) for a, high in product(range(s.dim), (True, False))}
+    return {"point": _point(s), **sides}
+
+
+def _listed_function(s: Symbols, head: str, body: list[str]) -> list[str]:
+    """C lines of a function over listed points whose coordinates are those of the grid."""
+    x = [f"const double x{a} = g->lower[{a}] + g->h[{a}] * (double)I{a}; (void)x{a};" for a in range(s.dim)]
+    return [f"void {head} {{", *_declare(s), *_listed(s, [*x, *body]), "}"]
+
+
+def arguments_source(s: Symbols, argument: Expr) -> str:
+    """Return C source of functions that evaluate a vector at the points, or at faces beside them.
+
+    They are ``point``, ``high0``, ``low0``, ``high1``, ..., each called as ``(g, U, count, index, out)``; ``index`` are
+    ghosted indices of owned points, the face beside each of which is open, and ``out`` has shape (count, k).
+    """
+    lines, k = [], _size(argument)
+    for name, place in _listed_places(s).items():
+        code = Code(place)
+        values = {index[0]: code.emit(part) for index, part in components(argument).items()}
+        head = f"{name}(const grid_t *g, const double *restrict U, long count, const long *index, double *restrict out)"
+        store = [f"out[f * {k} + {j}] = {values.get(j, '0.0')};" for j in range(k)]
+        lines += _listed_function(s, head, [*code.lines, *store])
+    return _HEADER + "\n".join(lines) + "\n"
+
+
+def cotangents_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr]) -> str:
+    """Return C source of functions that differentiate weighted rates by values of placed symbols, place by place.
+
+    They are ``point``, ``high0``, ``high1``, ..., each called as ``(g, U, L, count, index, outs)``: with ``L`` and the
+    rates as in :func:`reverse_source` and listed places as in :func:`arguments_source`, they write the derivatives by
+    the values there of the k-th symbol in ``by`` to ``outs[k]``, shape (count, its size). Values of which nothing
+    depends are left alone.
+    """
+    lines, rows = [], _rows(source)
+    for name, place in _listed_places(s).items():
+        if name.startswith("low"):
+            continue
+        code, a = Code(place), place.axis
+        weight, terms = f"L[P * {rows} + {{0}}] * {_volume(s)}", components(source)
+        if a is not None:
+            across = _shifted(s, _step(s, a, 1))
+            weight = f"(L[P * {rows} + {{0}}] - L[({across}) * {rows} + {{0}}]) * {_volume(s)} * ({_face_scale(s, a)})"
+            terms = {index[:-1]: part for index, part in components(flux).items() if index[-1] == a}
+        seeds = [(part, code._store(weight.format(_row(index)))) for index, part in terms.items()]
+        found = code.reverse(seeds, set(by).__contains__)
+        store = []
+        for leaf, bar in found.items():
+            symbol, component = leaf_of(leaf) or (leaf, ())
+            at = f"f * {_size(symbol)} + {_flat(component, symbol.ufl_shape)}"
+            store.append(f"outs[{list(by).index(symbol)}][{at}] = {bar};")
+        head = f"{name}(const grid_t *g, const double *restrict U, const double *restrict L, long count,"
+        lines += _listed_function(s, f"{head} const long *index, double *const *outs)", [*code.lines, *store])
     return _HEADER + "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,7 +31,9 @@ __all__ = [
     "Recorder",
     "Solution",
     "SolveError",
+    "check_stability",
     "moving",
+    "planned_steps",
     "solve",
     "spectral_radius",
     "stable_step",
@@ -265,7 +267,7 @@ def solve(
         row = np.zeros(scheme.parts * problem.n_owned)
         stepper.values(row)
         if isinstance(step, float):
-            _check_stability(problem, scheme, t0, row[: problem.n_owned], min(step, t1 - t0))
+            check_stability(problem, scheme, t0, row[: problem.n_owned], min(step, t1 - t0))
         bar = tqdm(
             total=t1 - t0,
             desc=problem.equation.name,
@@ -364,14 +366,8 @@ class _Run:
             for begin, end in self.dt.between(t, stop):
                 self._advance(begin, end, 0)
             return
-        count = _count(t, stop, self.dt)
-        h = (stop - t) / count
-        if abs(h / self.dt - 1) > 1e-8:
-            text = f"dt = {self.dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken"
-            warn_once(self.problem.comm, text, UserWarning)
-        for k in range(count):
-            end = stop if k == count - 1 else t + (k + 1) * h
-            self._advance(t + k * h, end, 0)
+        for begin, end in _equal_steps(self.problem.comm, t, stop, self.dt):
+            self._advance(begin, end, 0)
 
     def _advance(self, t: float, end: float, depth: int) -> None:
         """Step from t to end, in halves where a step fails."""
@@ -449,6 +445,39 @@ def _rescue(problem: Semidiscrete, values: Array, path: str | os.PathLike | None
 def _count(t: float, stop: float, dt: float) -> int:
     """Number of equal steps of at most ``dt`` from t to ``stop``."""
     return max(1, ceil((stop - t) / dt * (1 - 1e-10)))
+
+
+def _equal_steps(comm: MPI.Comm, t: float, stop: float, dt: float) -> Iterator[tuple[float, float]]:
+    """Yield begin and end of equal steps of at most ``dt`` from t to ``stop``."""
+    count = _count(t, stop, dt)
+    h = (stop - t) / count
+    if abs(h / dt - 1) > 1e-8:
+        text = f"dt = {dt:g} does not divide [{t:g}, {stop:g}]: {count} steps of {h:.6g} are taken"
+        warn_once(comm, text, UserWarning)
+    for k in range(count):
+        yield t + k * h, stop if k == count - 1 else t + (k + 1) * h
+
+
+def planned_steps(
+    comm: MPI.Comm, t: Any, dt: Any, scheme: Scheme | Newmark, observe: Sequence[float] | None
+) -> tuple[list[tuple[float, float]], list[int]]:
+    """Return the steps, as (time, dt), that a solve takes, and after how many of them it observes.
+
+    Arguments and errors are those of :func:`solve`; steps that adapt cannot be planned (ValueError).
+    """
+    t0, t1 = _interval(t)
+    step = _step(dt, t0, t1, scheme)
+    if isinstance(step, Adaptive):
+        raise ValueError("dt: Adaptive() given; steps known beforehand allowed")
+    times, _ = _observation(observe, t0, t1)
+    ends: list[tuple[float, float]] = []
+    observed, now = [], t0
+    for stop in [*times, *([] if times and times[-1] == t1 else [t1])]:
+        if stop > now:
+            ends += step.between(now, stop) if isinstance(step, Frozen) else _equal_steps(comm, now, stop, step)
+        observed.append(len(ends))
+        now = stop
+    return [(begin, end - begin) for begin, end in ends], observed[: len(times)]
 
 
 def _solve_stationary(
@@ -627,7 +656,7 @@ def stable_step(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, value
     return scheme.stable_to / (sqrt(radius) if problem.second_order else radius) if radius else float("inf")
 
 
-def _check_stability(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array, dt: float) -> None:
+def check_stability(problem: Semidiscrete, scheme: Scheme | Newmark, t: float, values: Array, dt: float) -> None:
     limit = stable_step(problem, scheme, t, values)
     if dt > limit * 1.0001:
         kind = "highest frequency" if problem.second_order else "spectral radius"

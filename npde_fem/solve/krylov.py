@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -19,7 +19,17 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Lent", "LinearSolver", "SymmetryTest", "options_now", "same", "set_method", "use_lu"]
+__all__ = [
+    "Lent",
+    "LinearSolver",
+    "StageMatrix",
+    "SymmetryTest",
+    "factorise",
+    "options_now",
+    "same",
+    "set_method",
+    "use_lu",
+]
 
 _RTOL = 1e-11
 _LAGGED_ITERATIONS = 10
@@ -43,7 +53,7 @@ def set_method(ksp: PETSc.KSP, problem: Semidiscrete, symmetric: bool) -> None:
     stationary = problem.stationary
     hard = problem.equation.is_complex or (problem.equation.has_constraints and not stationary)
     if hard and not (option_given("ksp_type") or option_given("pc_type")):
-        _factorise(ksp, problem.comm)
+        factorise(ksp, problem.comm)
         return
     unsymmetric = PETSc.KSP.Type.GMRES if stationary else PETSc.KSP.Type.BCGS
     ksp.setType(PETSc.KSP.Type.CG if symmetric else unsymmetric)
@@ -62,10 +72,11 @@ def use_lu(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
         "Choose a solver by PETSc options such as -npde_pc_type gamg",
         RuntimeWarning,
     )
-    _factorise(ksp, comm)
+    factorise(ksp, comm)
 
 
-def _factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
+def factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
+    """Make a linear solver one by LU factorisation: MUMPS where PETSc has it."""
     ksp.setType(PETSc.KSP.Type.PREONLY)
     ksp.setPCSide(PETSc.PC.Side.LEFT)
     ksp.setNormType(PETSc.KSP.NormType.NONE)
@@ -170,6 +181,22 @@ class Lent(ABC):
     @abstractmethod
     def destroy(self) -> None:
         """Free the PETSc objects now, on all ranks together, rather than when the garbage collector comes by."""
+
+
+class StageMatrix(Protocol):
+    """Solves with the matrix of a stage, ``A = M - w R'(u)``: see :class:`LinearSolver`."""
+
+    def assemble(self, t: float, state: Array, w: float) -> None:
+        """Assemble A at a state, unless it is that already."""
+
+    def transposed_times(self, values: Array, out: Array) -> None:
+        """Write ``A^T values`` into ``out``; free dofs count only."""
+
+    def solve(self, right: Array, out: Array, transposed: bool) -> None:
+        """Solve ``A out = right``, or with the transpose; ``out`` holds the first guess."""
+
+    def give_back(self) -> None:
+        """Leave the solver to the next one."""
 
 
 class LinearSolver(Lent):

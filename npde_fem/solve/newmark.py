@@ -114,10 +114,7 @@ class NewmarkStepper:
         problem.mass_times(v1, self._right)
         np.negative(self._right, out=self._right)
         if not newton.accelerate(t, u1, self._right, w, g, a1, self._scale(dt)):
-            self.failure = (
-                f"Newton's method did not converge (SNES reason {newton.snes.getConvergedReason()}, residual "
-                f"{newton.residual_norm:.3e})"
-            )
+            self.failure = newton.failure
             return False
         a1[:] = newton.found
         return True

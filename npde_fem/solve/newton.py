@@ -218,6 +218,12 @@ class Newton(Lent):
         self.assembly_seconds += time.perf_counter() - begun
 
     @property
+    def failure(self) -> str:
+        """Why the last solve did not end well."""
+        reason = self.snes.getConvergedReason()
+        return f"Newton's method did not converge (SNES reason {reason}, residual {self.residual_norm:.3e})"
+
+    @property
     def found(self) -> Array:
         """A view of the state that :meth:`solve` found, values."""
         return values_in(self.x)

@@ -17,7 +17,33 @@ from npde_fem.solve.schemes import Scheme
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["ExplicitStepper", "ImplicitStepper", "Stepper", "combine"]
+__all__ = ["ExplicitStepper", "ImplicitStepper", "StageEquation", "Stepper", "combine"]
+
+
+class StageEquation(Protocol):
+    """Solves the equation of an implicit stage, ``M u - b - w R(u, t) = 0``: see :class:`Newton`."""
+
+    newton_iterations: int
+    linear_iterations: int
+    assembly_seconds: float
+    rate: Array
+
+    @property
+    def failure(self) -> str:
+        """Why the last solve did not end well."""
+
+    @property
+    def found(self) -> Array:
+        """The state that :meth:`solve` found, values."""
+
+    def evaluate(self, t: float, values: Array) -> None:
+        """Make :attr:`rate` the implicit rate at a state."""
+
+    def solve(self, t: float, b: Array, w: float, guess: Array, scale: float) -> bool:
+        """Solve, beginning at a guess that has the prescribed values; return whether it went well."""
+
+    def give_back(self) -> None:
+        """Leave the solver to the next one."""
 
 
 class Stepper(Protocol):
@@ -26,8 +52,8 @@ class Stepper(Protocol):
     failure: str
 
     @property
-    def newton(self) -> Newton | None:
-        """Newton's method, if steps are implicit."""
+    def newton(self) -> StageEquation | None:
+        """What solves the stages, if steps are implicit."""
 
     @property
     def assembly_seconds(self) -> float:
@@ -75,7 +101,7 @@ class ExplicitStepper:
 
     def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
         self.problem, self.scheme, self.failure = problem, scheme, ""
-        self.newton: Newton | None = None
+        self.newton: StageEquation | None = None
         self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
         several = len(scheme.stages) > 1
         self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
@@ -120,10 +146,10 @@ class ExplicitStepper:
 class ImplicitStepper:
     """Steps of an implicit or IMEX scheme: each stage is a nonlinear solve that starts from an extrapolation."""
 
-    def __init__(self, problem: Semidiscrete, scheme: Scheme) -> None:
+    def __init__(self, problem: Semidiscrete, scheme: Scheme, newton: StageEquation | None = None) -> None:
         n = problem.n_owned
         self.problem, self.scheme, self.failure = problem, scheme, ""
-        self.newton = Newton.borrow(problem, scheme.implicit_part, False)
+        self.newton: StageEquation = newton or Newton.borrow(problem, scheme.implicit_part, False)
         self._u = [np.zeros(n) for _ in range(len(scheme.stages) + 1)]
         self._base, self._work, self._b = np.zeros(n), np.zeros(n), np.zeros(n)
         self._source = np.zeros(n)
@@ -209,11 +235,7 @@ class ImplicitStepper:
             self._extrapolate(stage.at, dt)
             self._prescribe(times, self._guess)
             if not newton.solve(now, self._b, dt * stage.implicit, self._guess, scale):
-                reason = newton.snes.getConvergedReason()
-                self.failure = (
-                    f"Newton's method did not converge (SNES reason {reason}, residual {newton.residual_norm:.3e}, "
-                    f"scale {scale:.3e})"
-                )
+                self.failure = f"{newton.failure}, scale {scale:.3e}"
                 return False
             self._u[i + 1][:] = newton.found
             before = now

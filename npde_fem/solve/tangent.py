@@ -21,7 +21,6 @@ from npde_fem.discretize.linearised import Nodal
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.solve.history import Everything, March
 from npde_fem.solve.integrate import SolveError
-from npde_fem.solve.krylov import LinearSolver
 from npde_fem.solve.newmark import make_stepper
 from npde_fem.solve.steppers import Stepper, combine
 
@@ -181,9 +180,7 @@ class StageSolver:
 
     def __init__(self, trajectory: Trajectory) -> None:
         self._of, self._state, self._w = trajectory, trajectory.problem.new_state(), 0.0
-        explicit = trajectory.scheme.is_explicit
-        kind = trajectory.scheme.implicit_part, trajectory.preconditioner
-        self._linear = None if explicit else LinearSolver.borrow(trajectory.problem, *kind)
+        self._linear = None if trajectory.scheme.is_explicit else trajectory.borrow_solver()
 
     def assemble(self, t: float, u: Array, w: float) -> None:
         self._w = w

@@ -13,6 +13,7 @@ from npde_fem.parameter import Parameter
 from npde_fem.solve.adjoint import Derivative, StageSweep, Sweep
 from npde_fem.solve.history import Checkpoints, make_history
 from npde_fem.solve.integrate import Recorder
+from npde_fem.solve.krylov import LinearSolver, StageMatrix
 from npde_fem.solve.newmark_sweeps import NewmarkSweep, NewmarkTangent
 from npde_fem.solve.preconditioner import ShiftedLaplacian
 from npde_fem.solve.schemes import STATIONARY, Newmark, Scheme, Stage
@@ -91,6 +92,13 @@ class Trajectory(Recorder):
         self._stages = np.zeros((1, 0, 0))
         self.start_values = np.zeros(0)
 
+    def another(self, checkpoints: int | Checkpoints | None) -> Trajectory:
+        """Return a recorder of another solve of the same kind; what is compiled serves both."""
+        initial, velocity = self._initial_data
+        made = Trajectory(self.problem, initial, self._integrands, checkpoints, velocity, self.preconditioner)
+        made._known = self._known
+        return made
+
     def by(self, controls: Sequence[Parameter]) -> Self:
         """Choose the parameters to differentiate by; returns the trajectory itself.
 
@@ -166,6 +174,10 @@ class Trajectory(Recorder):
     def stages(self) -> tuple[Stage, ...]:
         """Stages of the scheme; none of Newmark's family."""
         return () if isinstance(self.scheme, Newmark) else self.scheme.stages
+
+    def borrow_solver(self) -> StageMatrix:
+        """Return the solver with the matrix of a stage, to be given back."""
+        return LinearSolver.borrow(self.problem, self.scheme.implicit_part, self.preconditioner)
 
     def time_after(self, step: int) -> float:
         """Time that ``step`` steps lead to."""

@@ -236,9 +236,10 @@ def whole(problem, values):
     return npde.discretize.grid.GridFunction(problem.layout, values, values.size // problem.layout.n_points).gather()
 
 
-def main():
+def measured(problems):
+    """All derivatives of some problems, as whole grids, on rank 0."""
     found = {}
-    for name, make in PROBLEMS.items():
+    for name, make in problems.items():
         kit = Kit(make())
         results = {}
         for term in (*TERMS, "integral"):
@@ -251,6 +252,11 @@ def main():
         for what, parts in results.items():
             for part, values in parts.items():
                 found[f"{name} {what} {part}"] = values if part in numbers else whole(kit.problem, values)
+    return found
+
+
+def main():
+    found = measured(PROBLEMS)
     if COMM.rank == 0:
         np.savez(sys.argv[1], **found)
 
