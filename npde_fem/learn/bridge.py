@@ -278,7 +278,7 @@ class _Measure(Function):
     @staticmethod
     def forward(states: torch.Tensor, probe: Probe) -> torch.Tensor:
         _in_order()
-        rows = states.detach().numpy().reshape(-1, states.shape[-1])
+        rows = states.detach().numpy().reshape(states.shape[:-1].numel(), states.shape[-1])
         found = np.empty((len(rows), len(probe.points), probe.components))
         for row, out in zip(rows, found, strict=True):
             probe.apply(row, out)

@@ -192,7 +192,7 @@ class SampledLinearised:
             own.append(self._rest.gradient())
         for name in found:
             parts = [gradient[name] for gradient in own]
-            found[name] = np.stack(parts) if name in samples.batched else found[name] + sum(parts)
+            found[name] = np.stack(parts) if name in samples.batched else np.asarray(found[name] + sum(parts))
         for name, by_slope in self._by_slope.items():
             found[name] += samples.comm.allreduce(by_slope)
         return found | self._bent.gradient()
