@@ -321,7 +321,7 @@ def test_memory_is_shared_where_it_can_be():
     """What a solve returns is the tensor's memory; a state is copied once, into the solver's."""
     problem = problem_of()
     layer, u = learn.Layer(problem, **WHEN), start().detach()
-    assert layer._slots[0].flat(u, False).data_ptr() == u.data_ptr()
+    assert layer._slots[0].real(u).data_ptr() == u.data_ptr()
     with torch.no_grad():
         assert layer(u).untyped_storage().nbytes() == 8 * N
 

@@ -116,6 +116,9 @@ class _Entries(NamedTuple):
 class FD(Semidiscrete):
     """An equation discretised by finite differences on a grid.
 
+    A network in the source is evaluated at the points, one in the flux at the faces between them, from the same means,
+    differences and slopes as the flux itself.
+
     Parameters
     ----------
     equation
@@ -356,6 +359,7 @@ class FD(Semidiscrete):
         inner = ghosted[self.layout.inner]
         inner[...] = values.reshape(inner.shape)
         self.fill_field(ghosted)
+        self.networks.forget()
 
     def field_size(self, parameter: Parameter | str) -> int:
         return int(self._fields[self._known(parameter)][self.layout.inner].size)

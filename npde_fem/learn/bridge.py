@@ -52,7 +52,7 @@ def solved(
     slots, tensors
         The places of its first inputs, and a user's tensors for them.
     weights
-        Tensors for its other inputs, on the same device; never a row a sample.
+        Tensors for its other inputs, on the same device; the same for every sample.
 
     Returns
     -------
@@ -70,12 +70,12 @@ def solved(
         kind, in_batch = agreed(slots, tensors, weights)
         if task.problem.stationary:
             refuse_gradients({s.label: x for s, x in zip(slots, tensors, strict=True) if s.label == "u0"})
-    inputs = [slot.flat(x, rows) for slot, x, rows in zip(slots, tensors, in_batch, strict=True)]
-    inputs += [x.to("cpu", torch.float64).reshape(-1) for x in weights]
+    inputs = [slot.real(x) for slot, x in zip(slots, tensors, strict=True)]
+    inputs += [x.to("cpu", torch.float64) for x in weights]
     recording = torch.is_grad_enabled()
     needs = [recording and x.requires_grad or unpack_dual(x).tangent is not None for x in inputs]
-    call = new_call(task, kind.batch, [x.ndim == 2 for x in inputs], needs)
-    _, *outputs = Solve.apply(call, *inputs)
+    sampled = {key for key, has_axis in zip(task.inputs, in_batch, strict=False) if has_axis}
+    _, *outputs = Solve.apply(new_call(task, kind.batch, sampled, needs), *inputs)
     return dict(zip(task.outputs, outputs, strict=True)), kind
 
 
@@ -278,7 +278,7 @@ class _Measure(Function):
     @staticmethod
     def forward(states: torch.Tensor, probe: Probe) -> torch.Tensor:
         _in_order()
-        rows = states.detach().numpy().reshape(-1, states.shape[-1])
+        rows = states.detach().numpy().reshape(states.shape[:-1].numel(), states.shape[-1])
         found = np.empty((len(rows), len(probe.points), probe.components))
         for row, out in zip(rows, found, strict=True):
             probe.apply(row, out)

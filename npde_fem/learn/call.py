@@ -1,15 +1,15 @@
 """One call of a task in terms of arrays: results, and the three products with their derivative.
 
-Arrays come one an input, flat: the owned dofs of a state or field, a number's entries, shape ``(size,)``; or with one
-row a sample, ``(samples, size)``. What has no rows is the same for every sample. Samples are solved one after the
-other, or together where that saves work.
+Arrays come one an input: the owned dofs of a state or field, or a number in its shape. Some may have a leading axis of
+samples; the others are the same for every sample. Samples are solved one after the other, or together where that saves
+work.
 """
 
 from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -34,10 +34,9 @@ Maybe = Array | None
 """An array, or None for zeros."""
 
 
-def new_call(task: Task, batch: int | None, rows: Sequence[bool], needs: Sequence[bool]) -> Call:
-    """Return a call of a task, the samples together where that saves work; ``rows`` says which inputs have them."""
-    given = zip(task.inputs, rows, strict=True)
-    batched = [key.name for key, has_rows in given if isinstance(key, Parameter) and has_rows]
+def new_call(task: Task, batch: int | None, sampled: Collection[Key], needs: Sequence[bool]) -> Call:
+    """Return a call of a task, the samples together where that saves work."""
+    batched = [key.name for key in sampled if isinstance(key, Parameter)]
     scheme, dt = task.arguments["scheme"], task.arguments["dt"]
     special = task.integrals or task.checkpoints is not None or task.arguments["preconditioner"] is not None
     together = (
@@ -47,7 +46,7 @@ def new_call(task: Task, batch: int | None, rows: Sequence[bool], needs: Sequenc
         and not isinstance(task.initial.get("u0"), Initial)
         and Batch.shares(task.problem, scheme, batched, dt)
     )
-    return (Together if together else Singles)(task, batch, needs)
+    return (Together if together else Singles)(task, batch, sampled, needs)
 
 
 class Call(ABC):
@@ -60,7 +59,9 @@ class Call(ABC):
     task
         The task.
     batch
-        Samples, None for one without a row of its own.
+        Samples, None for one without an axis of its own.
+    sampled
+        Which inputs have a leading axis of samples.
     needs
         Which inputs the results are to be differentiated by.
 
@@ -70,8 +71,8 @@ class Call(ABC):
         Whether there will be sweeps.
     """
 
-    def __init__(self, task: Task, batch: int | None, needs: Sequence[bool]) -> None:
-        self.task, self.batch, self.needs = task, batch, tuple(needs)
+    def __init__(self, task: Task, batch: int | None, sampled: Collection[Key], needs: Sequence[bool]) -> None:
+        self.task, self.batch, self.sampled, self.needs = task, batch, sampled, needs
         self.recording = any(needs)
         # A sweep comes later, when these may have other values.
         self._fixed = task.fixed() if self.recording else {}
@@ -131,12 +132,8 @@ class Call(ABC):
         return {key: a for key, a in zip(self.task.inputs, arrays, strict=True) if a is not None}
 
     def _parameters(self, given: Mapping[Key, Array]) -> dict[str, Array]:
-        """Return the values of parameters by name: those without rows in the parameters' shapes."""
-        return {
-            key.name: values if key.is_field or values.ndim == 2 else values.reshape(key.ufl_shape)
-            for key, values in given.items()
-            if isinstance(key, Parameter)
-        }
+        """Return the values of parameters by name."""
+        return {key.name: values for key, values in given.items() if isinstance(key, Parameter)}
 
     def _holding(self, given: Mapping[Key, Array], fixed: Mapping[str, Array]) -> AbstractContextManager[None]:
         return self.task.problem.holding({**fixed, **self._parameters(given)})
@@ -246,7 +243,7 @@ class Singles(Call):
         return found
 
     def _sample(self, arrays: Sequence[Maybe], b: int) -> dict[Key, Array]:
-        return {key: a if a.ndim == 1 else a[b] for key, a in self._by_key(arrays).items()}
+        return {key: a[b] if key in self.sampled else a for key, a in self._by_key(arrays).items()}
 
     def _stacked(self, rows: list[list[Array]]) -> list[Array]:
         return rows[0] if self.batch is None else [np.stack(column) for column in zip(*rows, strict=True)]
@@ -264,8 +261,11 @@ class Singles(Call):
         initial: dict[str, Any] = {"u0": derivative.initial, "velocity": derivative.velocity}
         for i, total in zip(wanted, found, strict=True):
             key = self.task.inputs[i]
-            part = total if total.ndim == 1 else total[b]
-            part += np.ravel(derivative.parameters[key.name] if isinstance(key, Parameter) else initial[key])
+            part = derivative.parameters[key.name] if isinstance(key, Parameter) else initial[key]
+            if key in self.sampled:
+                total[b] += part
+            else:
+                total += part
 
 
 class Together(Call):
@@ -282,8 +282,10 @@ class Together(Call):
         task = self.task
         solves = Batch(task.problem, *(task.arguments[name] for name in ("t", "dt", "scheme", "observe")))
         given = self._by_key(arrays)
-        batched = {key.name: a for key, a in given.items() if isinstance(key, Parameter) and a.ndim == 2}
-        u0 = self._rows(given.get("u0", task.initial.get("u0")))
+        batched = {
+            name: values for name, values in self._flat(given).items() if task.problem.parameters[name] in self.sampled
+        }
+        u0 = given["u0"] if "u0" in self.sampled else self._repeated(given.get("u0", task.initial.get("u0")))
         with self._holding(self._shared(given), fixed):
             states, final = solves.solve(u0, batched, record=self.recording)
         return self._chosen(states, final), solves
@@ -296,18 +298,21 @@ class Together(Call):
             derivative = record.adjoint(self._controls(wanted), **cotangents)
         found = []
         for i in wanted:
-            key, shape = self.task.inputs[i], arrays[i].shape
+            key = self.task.inputs[i]
             if isinstance(key, Parameter):
-                found.append(np.reshape(derivative.parameters[key.name], shape))
+                found.append(np.reshape(derivative.parameters[key.name], arrays[i].shape))
             else:
-                found.append(derivative.initial if len(shape) == 2 else derivative.initial.sum(axis=0))
+                found.append(derivative.initial if key in self.sampled else derivative.initial.sum(axis=0))
         return found
 
     def tangent(self, arrays: Sequence[Array], record: Batch, moves: Sequence[Maybe]) -> list[Array]:
         moving = self._by_key(moves)
         controls = self._controls(i for i, move in enumerate(moves) if move is not None)
+        u0 = moving.get("u0")
+        if u0 is not None and "u0" not in self.sampled:
+            u0 = self._repeated(u0)
         with self._holding_then(self._shared(self._by_key(arrays))):
-            return self._chosen(*record.tangent(controls, self._parameters(moving), self._rows(moving.get("u0"))))
+            return self._chosen(*record.tangent(controls, self._flat(moving), u0))
 
     def second(
         self,
@@ -317,17 +322,25 @@ class Together(Call):
         by: Sequence[Maybe],
         moves: Sequence[Maybe],
     ) -> list[Array]:
-        alone = Singles(self.task, self.batch, self.needs)
+        alone = Singles(self.task, self.batch, self.sampled, self.needs)
         alone._fixed, alone._data = self._fixed, self._data
         return alone.second(arrays, alone.again(arrays), wanted, by, moves)
 
     def _shared(self, given: Mapping[Key, Array]) -> dict[Key, Array]:
         """Return the values that are the same for every sample."""
-        return {key: a for key, a in given.items() if a.ndim == 1}
+        return {key: a for key, a in given.items() if key not in self.sampled}
 
-    def _rows(self, values: Any) -> Any:
-        """Return values with one row a sample."""
-        return values if values is None or values.ndim == 2 else np.tile(values, (self.batch or 1, 1))
+    def _flat(self, given: Mapping[Key, Array]) -> dict[str, Array]:
+        """Return the values of parameters by name, those of samples flat: a row each."""
+        return {
+            key.name: values.reshape(len(values), -1) if key in self.sampled else values
+            for key, values in given.items()
+            if isinstance(key, Parameter)
+        }
+
+    def _repeated(self, values: Any) -> Array:
+        """Return the same values for every sample."""
+        return np.tile(values, (self.batch or 1, 1))
 
     def _chosen(self, states: Array, final: Array) -> list[Array]:
         found = {"states": states, "final": final}

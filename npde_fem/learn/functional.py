@@ -175,43 +175,40 @@ class _Reduced:
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
         with alike(self.comm):
-            if len(tensors) != len(self.slots):
-                raise TypeError(f"{len(tensors)} tensors given; {len(self.slots)}, one for each control, allowed")
             kind, _ = agreed(self.slots, tensors)
             if kind.batch is not None:
                 raise ValueError("a tensor with a leading axis of samples given; a tape is played for one sample only")
             for slot, x in zip(self.slots, tensors, strict=True):
                 if not torch.isfinite(x).all():
                     raise ValueError(f"{slot.label}: NaN or infinity given; finite values allowed")
-        flat = [slot.flat(x, False) for slot, x in zip(self.slots, tensors, strict=True)]
-        return kind.like(_Value.apply(self, *flat))
+        return kind.like(_Value.apply(self, *(slot.real(x) for slot, x in zip(self.slots, tensors, strict=True))))
 
     def evaluate(self, arrays: Sequence[Array]) -> float:
         """Play the tape."""
         return float(self.functional(self._as_controls(arrays)))
 
     def gradient(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return the derivatives by all controls at these values of theirs, flat."""
+        """Return the derivatives by all controls at these values of theirs."""
         self._return_to(arrays)
-        return self._flat(self.functional.derivative())
+        return self._as_arrays(self.functional.derivative())
 
     def curvature(self, arrays: Sequence[Array], moves: Sequence[Array]) -> list[Array]:
         """Return the change of the gradient along moves of the controls, at these values of theirs."""
         self.gradient(arrays)  # which leaves its sweep on the tape
         moving = self._as_controls(moves)
-        return self._flat(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
+        return self._as_arrays(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
 
     def _as_controls(self, arrays: Sequence[Array]) -> list[Any]:
         with stop_annotating():
             return [with_values(control, values) for control, values in zip(self.controls, arrays, strict=True)]
 
-    def _flat(self, derivatives: Any) -> list[Array]:
+    def _as_arrays(self, derivatives: Any) -> list[Array]:
         parts = derivatives if isinstance(derivatives, list | tuple) else [derivatives]
-        return [np.ravel(as_array(part)) for part in parts]
+        return [as_array(part).reshape(slot.shape) for slot, part in zip(self.slots, parts, strict=True)]
 
     def _return_to(self, arrays: Sequence[Array]) -> None:
         """Play the tape with these values, unless it was played with them last."""
-        now = [np.ravel(as_array(control.block_variable.saved_output)) for control in self.functional.controls]
+        now = [as_array(control.block_variable.saved_output) for control in self.functional.controls]
         same = all(np.array_equal(a, b) for a, b in zip(now, arrays, strict=True))
         if not self.comm.allreduce(same, op=MPI.LAND):
             self.evaluate(arrays)

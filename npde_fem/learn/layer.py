@@ -189,11 +189,14 @@ class Layer(torch.nn.Module):
         known = _parameter(self.problem, parameter)
         if known.name not in self._names:
             raise ValueError(f"parameter {known.name!r} given; those that this layer trains are {sorted(self._names)}")
-        held = getattr(self, self._names[known.name])
+        return self._tensor(known.name)
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        held = getattr(self, self._names[name])
         if isinstance(held, torch.nn.Module):
             parts = [p.reshape(-1).to(torch.float64) for p in held.parameters()]
             return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-        return bounds.value(known, held) if self._bounded else held
+        return bounds.value(self.problem.parameters[name], held) if self._bounded else held
 
     def write_back(self) -> None:
         """Give the equation's parameters the values that the layer has (collective).
@@ -205,7 +208,7 @@ class Layer(torch.nn.Module):
         """
         problem = self.problem
         for name in self._names:
-            parameter, values = problem.parameters[name], self.as_tensor_of(name).detach().cpu().double().numpy()
+            parameter, values = problem.parameters[name], self._tensor(name).detach().cpu().double().numpy()
             if parameter.is_field:
                 problem.set_field(parameter, values)
             else:
@@ -236,11 +239,7 @@ class Layer(torch.nn.Module):
         SolveError
             If a solve fails.
         """
-        with alike(self.problem.comm):
-            if len(tensors) != len(self._slots):
-                labels = ", ".join(slot.label for slot in self._slots)
-                raise TypeError(f"Layer: {len(tensors)} tensors given; {len(self._slots)} allowed: {labels}")
-        found, kind = solved(self._task, self._slots, tensors, [self.as_tensor_of(name) for name in self._names])
+        found, kind = solved(self._task, self._slots, tensors, [self._tensor(name) for name in self._names])
         results = [kind.like(self._seen(found[name])) for name in self._task.outputs]
         return results[0] if len(results) == 1 else (results[0], results[1])
 

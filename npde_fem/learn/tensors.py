@@ -79,13 +79,15 @@ class Slot:
         batch = f"({', '.join(map(str, ('B', *self.shape)))}{'' if self.shape else ','})"
         raise ValueError(f"{self.label}: shape {shape} given; {owned}{self.shape}, or {batch} for a batch, allowed")
 
-    def flat(self, x: torch.Tensor, batch: bool) -> torch.Tensor:
-        """Return a tensor that fits as solves take it; no copy where there is nothing to convert."""
-        if self.is_complex:
-            x = torch.view_as_real(x.to("cpu", torch.complex128).resolve_conj())
-        else:
-            x = x.to("cpu", torch.float64)
-        return x.reshape(x.shape[0], -1) if batch else x.reshape(-1)
+    def real(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor that fits as solves take it: float64 on the CPU, a complex state as real pairs.
+
+        There is no copy where there is nothing to convert.
+        """
+        if not self.is_complex:
+            return x.to("cpu", torch.float64)
+        pairs = torch.view_as_real(x.to("cpu", torch.complex128).resolve_conj())
+        return pairs.reshape(*x.shape[:-1], -1)
 
 
 def slot_of(problem: Semidiscrete, key: Key) -> Slot:
@@ -114,8 +116,12 @@ def agreed(
     Raises
     ------
     TypeError, ValueError
-        If one does not fit its slot, or they are on several devices or have several numbers of samples.
+        If their number is another, one does not fit its slot, or they are on several devices or have several numbers of
+        samples.
     """
+    if len(tensors) != len(slots):
+        labels = ", ".join(slot.label for slot in slots)
+        raise TypeError(f"{len(tensors)} tensors given; {len(slots)} allowed: {labels}")
     samples = [slot.samples(x) for slot, x in zip(slots, tensors, strict=True)]
     numbers = {slot.label: n for slot, n in zip(slots, samples, strict=True) if n is not None}
     if len(set(numbers.values())) > 1:

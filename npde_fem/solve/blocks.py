@@ -9,7 +9,7 @@ steps of one length where the matrix does not depend on time, so LU is the defau
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from npde_fem.discretize.real import values_in
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete
@@ -61,16 +61,12 @@ class Slope:
 _Kind = Part | Literal["mass"] | Slope
 
 
-class _Factor(NamedTuple):
-    """A matrix to multiply by, and what its products with blocks are written into."""
-
-    matrix: PETSc.Mat
-    product: PETSc.Mat
-    rows: Array
+_Block = tuple[PETSc.Mat, Array]
+"""A block as PETSc sees it, and as numpy does."""
 
 
 class BlockMatrices(Lent):
-    """The mass matrix M, the rates' dR/du, and ``M - w dR/du`` with its solver, for blocks of one number of rows.
+    """The mass matrix M, the rates' dR/du, and ``M - w dR/du`` with its solver, for blocks.
 
     Parameters
     ----------
@@ -78,20 +74,16 @@ class BlockMatrices(Lent):
         The problem.
     part
         The part of R that is implicit; its dR/du does not depend on the state.
-    count
-        Rows of a block.
     """
 
-    def __init__(self, problem: Semidiscrete, part: Part, count: int) -> None:
+    def __init__(self, problem: Semidiscrete, part: Part) -> None:
         super().__init__(problem)
-        self.part, self._count = part, count
-        self._given, self._given_rows = self._new_block()
-        self._found, self._found_rows = self._new_block()
-        self._factors: dict[tuple[_Kind, bool], _Factor] = {}
+        self.part, self._count = part, 0
+        self._blocks: dict[tuple[_Kind | Literal["given", "found", "stage"], bool], _Block] = {}
+        self._factors: dict[tuple[_Kind, bool], PETSc.Mat] = {}
         self._in_time: dict[_Kind, bool] = {}
         self._factor_times: dict[tuple[_Kind, bool], float] = {}
         self._stage = problem.new_matrix()
-        self._stage_product: tuple[PETSc.Mat, Array] | None = None
         self._x, self._b = self._stage.createVecs()
         self._is_symmetric, self._symmetric = SymmetryTest(self._stage), False
         self._stage_for: tuple[float, float] | None = None
@@ -101,13 +93,27 @@ class BlockMatrices(Lent):
         self._ksp.setOperators(self._stage)
         self._ksp.setTolerances(rtol=_RTOL, max_it=10_000)
 
-    def _new_block(self) -> tuple[PETSc.Mat, Array]:
-        """Return a block as PETSc sees it and as numpy does."""
-        rows = np.zeros((self._count, self.problem.n_owned), dtype=PETSc.ScalarType)
-        sizes = ((self.problem.n_owned, self.problem.n_global), (None, self._count))
-        block = PETSc.Mat().createDense(sizes, array=rows.T, comm=self.problem.comm)
-        block.assemble()
-        return block, rows
+    def resize(self, count: int) -> None:
+        """Take blocks of so many rows from now on (collective)."""
+        if count != self._count:
+            self._destroy_blocks()
+            self._count = count
+
+    def _destroy_blocks(self) -> None:
+        for block, _ in self._blocks.values():
+            block.destroy()
+        self._blocks.clear()
+
+    def _block(self, what: _Kind | Literal["given", "found", "stage"], transposed: bool = False) -> _Block:
+        """Return the block that is for something; products by a matrix have one of their own, as PETSc wants it."""
+        key = what, transposed
+        if key not in self._blocks:
+            rows = np.zeros((self._count, self.problem.n_owned), dtype=PETSc.ScalarType)
+            sizes = ((self.problem.n_owned, self.problem.n_global), (None, self._count))
+            block = PETSc.Mat().createDense(sizes, array=rows.T, comm=self.problem.comm)
+            block.assemble()
+            self._blocks[key] = block, rows
+        return self._blocks[key]
 
     def forget(self) -> None:
         self._factor_times.clear()
@@ -115,12 +121,10 @@ class BlockMatrices(Lent):
 
     def destroy(self) -> None:
         self._is_symmetric.destroy()
-        for matrix, product, _ in self._factors.values():
+        self._destroy_blocks()
+        for matrix in self._factors.values():
             matrix.destroy()
-            product.destroy()
-        if self._stage_product is not None:
-            self._stage_product[0].destroy()
-        for thing in (self._ksp, self._stage, self._x, self._b, self._given, self._found):
+        for thing in (self._ksp, self._stage, self._x, self._b):
             thing.destroy()
 
     def times(self, what: _Kind, t: float, rows: Array, out: Array, transposed: bool = False) -> None:
@@ -128,18 +132,19 @@ class BlockMatrices(Lent):
 
         Columns of constrained dofs count; their rows have no meaning.
         """
-        factor = self._factor(what, t, transposed)
-        self._given_rows[...] = rows
-        factor.matrix.matMult(self._given, factor.product)
-        out[...] = factor.rows.real
+        matrix = self._factor(what, t, transposed)
+        (given, given_rows), (product, found) = self._block("given"), self._block(what, transposed)
+        given_rows[...] = rows
+        matrix.matMult(given, product)
+        out[...] = found.real
 
-    def _factor(self, what: _Kind, t: float, transposed: bool) -> _Factor:
+    def _factor(self, what: _Kind, t: float, transposed: bool) -> PETSc.Mat:
         key = what, transposed
         wanted = t if self._depends_on_time(what) else 0.0
         if self._factor_times.get(key) != wanted:
             if key not in self._factors:
-                self._factors[key] = _Factor(self._new_matrix(what, t, transposed), *self._new_block())
-            self._fill(what, t, transposed, self._factors[key].matrix)
+                self._factors[key] = self._new_matrix(what, t, transposed)
+            self._fill(what, t, transposed, self._factors[key])
             self._factor_times[key] = wanted
         return self._factors[key]
 
@@ -152,7 +157,7 @@ class BlockMatrices(Lent):
 
     def _fill(self, what: _Kind, t: float, transposed: bool, matrix: PETSc.Mat) -> None:
         if transposed:
-            self._factor(what, t, False).matrix.transpose(matrix)
+            self._factor(what, t, False).transpose(matrix)
         elif isinstance(what, Slope):
             what.assembler(t, self._state).fill(matrix)
         elif what == "mass":
@@ -175,20 +180,24 @@ class BlockMatrices(Lent):
         self.problem.jacobian(t, self._state, mass, w, self._stage, self.part)
         self._symmetric = self._is_symmetric()
         if self._stage_for is None:
-            if option_given("ksp_type") or option_given("pc_type"):
-                set_method(self._ksp, self.problem, self._symmetric)
-            else:
-                factorise(self._ksp, self.problem.comm)
-            self._ksp.setFromOptions()
+            self._choose_method()
         self._stage_for = wanted, w
+
+    def _choose_method(self) -> None:
+        problem, ksp = self.problem, self._ksp
+        if option_given("ksp_type") or option_given("pc_type"):
+            set_method(ksp, problem, self._symmetric)
+        else:
+            # MUMPS is the faster one in space; in the plane PETSc's own LU is, which will do for matrices like M.
+            like_mass = not (problem.stationary or problem.equation.is_complex or problem.equation.has_constraints)
+            factorise(ksp, problem.comm, pivots=problem.dim > 2 or not like_mass)
+        ksp.setFromOptions()
 
     def stage_transposed_times(self, rows: Array, out: Array) -> None:
         """Write the transpose of the matrix last assembled times all rows into ``out``."""
-        self._given_rows[...] = rows
-        if self._stage_product is None:
-            self._stage_product = self._new_block()
-        product, found = self._stage_product
-        (self._stage.matMult if self._symmetric else self._stage.transposeMatMult)(self._given, product)
+        (given, given_rows), (product, found) = self._block("given"), self._block("stage")
+        given_rows[...] = rows
+        (self._stage.matMult if self._symmetric else self._stage.transposeMatMult)(given, product)
         out[...] = found.real
 
     def solve(self, rows: Array, out: Array, transposed: bool = False) -> bool:
@@ -208,9 +217,10 @@ class BlockMatrices(Lent):
         transposed = transposed and not self._symmetric
         if self._ksp.getType() != PETSc.KSP.Type.PREONLY:
             return all(self._run_one(row, into, transposed) for row, into in zip(rows, out, strict=True))
-        self._given_rows[...] = rows
-        (self._ksp.matSolveTranspose if transposed else self._ksp.matSolve)(self._given, self._found)
-        out[...] = self._found_rows.real
+        (given, given_rows), (solution, found) = self._block("given"), self._block("found")
+        given_rows[...] = rows
+        (self._ksp.matSolveTranspose if transposed else self._ksp.matSolve)(given, solution)
+        out[...] = found.real
         return bool(self._ksp.getConvergedReason() >= 0)
 
     def _run_one(self, row: Array, out: Array, transposed: bool) -> bool:
