@@ -322,11 +322,16 @@ def written_out(net, *inputs):
 def test_a_network_is_what_ufl_says(cell, degree, options):
     """The same quadrature, of the user's or by default, at Gauss's points or at the nodes."""
     torch.manual_seed(0)
-    net = npde.neural(nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double())
-    ours = npde.NPDE(flux=lambda u, x, t: net(u, x[0]) * ufl.grad(u), source=lambda u, x, t: net(u, x[0]) * ufl.sin(u))
-    theirs = npde.NPDE(
-        flux=lambda u, x, t: written_out(net, u, x[0]) * ufl.grad(u),
-        source=lambda u, x, t: written_out(net, u, x[0]) * ufl.sin(u),
+    net, one = (
+        npde.neural(nn.Sequential(nn.Linear(k, 5), nn.Tanh(), nn.Linear(5, 1)).double(), name)
+        for k, name in ((2, "net"), (1, "one"))
+    )
+    ours, theirs = (
+        npde.NPDE(
+            flux=lambda u, x, t, n=n: n(net, u, x[0]) * ufl.grad(u),
+            source=lambda u, x, t, n=n: n(net, u, x[0]) * ufl.sin(u) + n(one, u),
+        )
+        for n in (lambda network, *inputs: network(*inputs), written_out)
     )
     V = space(cell, degree)
     options = {"quadrature_degree": 3, **options} if not options.get("mass") else options
