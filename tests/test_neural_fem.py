@@ -3,6 +3,7 @@
 import json
 
 import npde_fem as npde
+from npde_fem.learn import Layer
 
 import basix
 import numpy as np
@@ -292,6 +293,19 @@ def test_what_varies():
     assert varies(lambda u, x, t: n(u)) == (True, False)
     assert varies(lambda u, x, t: two(u, t)) == (True, True)
     assert varies(lambda u, x, t: two(x[0], t)) == (False, False)
+
+
+def test_jacobian_depends_on_parameters_in_inputs():
+    """A batch over such a parameter has a matrix for each sample."""
+    n, c = npde.neural(perceptron(), "n"), npde.Parameter("c", 0.3)
+    equation = npde.NPDE(flux=lambda u, x, t: ufl.grad(u), source=lambda u, x, t: n(x[0] + c) * u)
+    problem = npde.FEM(equation, space("interval"))
+    assert problem.matrix_parameters == {"n", "c"}
+    layer = Layer(problem, (0, 0.2), 0.1, npde.CrankNicolson(), inputs=["c"], u0=1.0)
+    samples = torch.tensor([0.3, 1.5, -2.0], dtype=torch.float64)
+    with torch.no_grad():
+        one_by_one = torch.stack([layer(c) for c in samples])
+        assert torch.allclose(layer(samples), one_by_one, rtol=1e-12, atol=0)
 
 
 # -- against UFL ---------------------------------------------------------------------------------------------

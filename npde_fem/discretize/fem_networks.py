@@ -429,7 +429,11 @@ class FEMNetworks:
 
     def depends(self, form: ufl.Form, symbol: Expr) -> bool:
         """Whether the input of a network in a form depends on a symbol."""
-        return any(symbol in terminals_of(s.source.site.argument) for s in symbols_in(form))
+        return any(symbol in found for found in self.inputs_in(form))
+
+    def inputs_in(self, form: ufl.Form) -> list[set[Expr]]:
+        """Return the terminals in the inputs of the networks in a form."""
+        return [terminals_of(s.source.site.argument) for s in symbols_in(form)]
 
     def slopes(self, expression: Expr, shared: Expr, symbol: Expr) -> Expr:
         """Return the derivative of an expression, networks replaced, by ``shared``, through the inputs too.
