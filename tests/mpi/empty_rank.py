@@ -1,4 +1,4 @@
-"""Derivatives by the torch layer on a mesh of two cells, on three ranks, of which one owns none; rank 0 prints."""
+"""Derivatives by the torch layer on two cells and three ranks, of which one owns no dof; rank 0 prints them."""
 
 import json
 
