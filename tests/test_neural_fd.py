@@ -376,6 +376,7 @@ def test_batch_of_linear_solves_with_a_network():
         close(final[k], single, 1e-8)
         total = total + one.by([net.weights]).adjoint(Cotangents(None, weight[k])).parameters["net"]
     close(found.parameters["net"], total, 1e-8)
+    assert not Batch.shares(problem, npde.RK4())
 
 
 # -- errors ------------------------------------------------------------------------------------------------------

@@ -116,6 +116,9 @@ class _Entries(NamedTuple):
 class FD(Semidiscrete):
     """An equation discretised by finite differences on a grid.
 
+    A network in the source is evaluated at the points, one in the flux at the faces between them, from the same means,
+    differences and slopes as the flux itself.
+
     Parameters
     ----------
     equation
@@ -356,6 +359,7 @@ class FD(Semidiscrete):
         inner = ghosted[self.layout.inner]
         inner[...] = values.reshape(inner.shape)
         self.fill_field(ghosted)
+        self.networks.forget()
 
     def field_size(self, parameter: Parameter | str) -> int:
         return int(self._fields[self._known(parameter)][self.layout.inner].size)
@@ -760,6 +764,10 @@ class FD(Semidiscrete):
                 for k, c in enumerate(e.components):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
         out[self.constrained] = 0.0
+
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return not self._is_matrix(self._damping)
 
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0

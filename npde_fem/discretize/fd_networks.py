@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["ByWeights", "FDNetworks", "Needed", "Site"]
 
 Index = npt.NDArray[np.int64]
+Box = tuple[slice, ...]
 
 
 class Orders(NamedTuple):
@@ -60,12 +61,28 @@ Needed = dict[tuple["Site", int], Orders]
 
 
 class _Places(NamedTuple):
-    """Places of one kind that count: ghosted indices of the owned points ``high`` whose they are, then of those behind
-    whom they lie, ``low``; the latter belong to other points too. Values are ``stored`` at indices of their own."""
+    """Places of one kind that count, one after the other.
+
+    First those of the owned points ``high``, by ghosted index: the points, or the faces ahead of them. Then the faces
+    behind the points ``low``, which belong to other points too. ``stored`` is where arrays have the values of either.
+    """
 
     high: Index
     low: Index
-    stored: Index
+    stored: tuple[Index | Box, Index | Box]
+
+    @property
+    def total(self) -> int:
+        return self.high.size + self.low.size
+
+
+def _box(index: Index, shape: tuple[int, ...]) -> Index | Box:
+    """Return flat indices into an array as slices of it, if they are all of a box: these are copied much faster."""
+    if not index.size:
+        return index
+    along = np.unravel_index(index, shape)
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in along)
+    return box if np.prod([s.stop - s.start for s in box]) == index.size else index
 
 
 class Site:
@@ -96,9 +113,9 @@ class Site:
 
     @cached_property
     def still(self) -> bool:
-        """Whether the input depends on numbers and place only."""
+        """Whether the input depends on parameters and place only."""
         s = self._problem.symbols
-        return set(traverse_unique_terminals(self.argument)).isdisjoint({s.u, s.t, *(f.symbol for f in s.fields)})
+        return set(traverse_unique_terminals(self.argument)).isdisjoint({s.u, s.t})
 
     def orders(self, symbols: set[Expr]) -> Orders:
         """Return which of its symbols are among some."""
@@ -116,6 +133,11 @@ class Site:
             self._here[kind] = _Here(self._problem, self, kind)
         return self._here[kind]
 
+    def forget(self) -> None:
+        """Evaluate anew whatever the point is: parameters or weights may have changed."""
+        for here in self._here.values():
+            here.forget()
+
 
 class _Here:
     """A network at the places of one kind.
@@ -130,9 +152,10 @@ class _Here:
 
     def __init__(self, problem: FD, site: Site, kind: int) -> None:
         self._problem, self._site = problem, site
-        high, low, self._stored = problem.networks.places(kind)
+        places = problem.networks.places(kind)
+        high, low, _ = places
         self.counted = high.size
-        self.inputs = np.zeros((self._stored.size, site.network.inputs))
+        self.inputs = np.zeros((places.total, site.network.inputs))
         names = (("point", high),) if kind == 0 else ((f"high{kind - 1}", high), (f"low{kind - 1}", low))
         self._calls, first = [], 0
         for name, index in names:
@@ -143,12 +166,15 @@ class _Here:
             self._calls.append((function, index.size, index.ctypes.data, out.ctypes.data))
             first += index.size
         self._itself, self._along = (_Values(problem, site, chain, kind) for chain in (site.values, site.along))
+        self.forget()
+
+    def forget(self) -> None:
         self._point: object = None
         self._direction: object = None
 
     def fill(self, needed: Orders, g: GridArguments, state: Array, delta: Array | None, point: object | None) -> None:
         """Bring symbols up to date, unless they are known to be those of this ``point``."""
-        at = self._problem.networks.version if self._site.still else point
+        at = self._site if self._site.still else point
         if at is None or at is not self._point:
             for function, count, index, out in self._calls:
                 function(g, state.ctypes.data, count, index, out)
@@ -172,7 +198,7 @@ class _Values:
 
     def __init__(self, problem: FD, site: Site, chain: Sequence[ufl.Coefficient], kind: int) -> None:
         self._problem, self._evaluator, self._chain, self._kind = problem, site.evaluator, chain, kind
-        self._stored = problem.networks.places(kind).stored
+        self._places = problem.networks.places(kind)
         self._found: list[Array] = []
         self._arrays: list[Array] = []
         self.known: set[int] = set()
@@ -181,13 +207,23 @@ class _Values:
         """Bring some up to date, at inputs of the network and along a direction of its weights."""
         for order in sorted(orders - self.known, reverse=True):
             for symbol in self._chain[len(self._found) : order + 1]:
-                self._found.append(np.zeros((self._stored.size, *symbol.ufl_shape)))
+                self._found.append(np.zeros((self._places.total, *symbol.ufl_shape)))
                 self._arrays.append(self._problem.networks.new_array(symbol, self._kind))
             # A network that is evaluated directly gives lower orders too.
             if order not in self.known:
                 for n in self._evaluator.fill(inputs, order, self._found, delta):
-                    self._arrays[n][self._stored] = self._found[n].reshape(self._stored.size, -1)
+                    self._store(self._found[n], self._arrays[n])
                     self.known.add(n)
+
+    def _store(self, found: Array, array: Array) -> None:
+        """Put values, place by place, where kernels read them."""
+        flat, counted = array.reshape(-1, array.shape[-1]), self._places.high.size
+        for where, part in zip(self._places.stored, (found[:counted], found[counted:]), strict=True):
+            if isinstance(where, tuple):
+                target = array[where]
+                target[...] = part.reshape(target.shape)
+            else:
+                flat[where] = part.reshape(-1, array.shape[-1])
 
 
 class FDNetworks:
@@ -204,8 +240,6 @@ class FDNetworks:
         The networks at their inputs; those that are equal are one.
     evaluators
         Theirs, one a network.
-    version
-        Another object after each update of parameters.
     """
 
     def __init__(self, problem: FD) -> None:
@@ -213,7 +247,6 @@ class FDNetworks:
         self._problem: FD = weakref.proxy(problem)
         self.sites: list[Site] = []
         self.evaluators: dict[Network, Evaluator] = {}
-        self.version = object()
         self._places: dict[int, _Places] = {}
 
     def written(self, expression: Expr, bind: Callable[[Expr], Expr]) -> Expr:
@@ -247,7 +280,7 @@ class FDNetworks:
     def new_array(self, symbol: ufl.Coefficient, kind: int) -> Array:
         """Return a new array of a symbol's values at places of a kind, zero, from where the kernels read them."""
         size = int(np.prod(symbol.ufl_shape))
-        array = np.zeros((int(np.prod(self._problem.layout.ghosted_shape)), size))
+        array = np.zeros((*self._problem.layout.ghosted_shape, size))
         position = [placed.symbol for placed in self.placed].index(symbol)
         self.pointers[position * (1 + self._problem.dim) + kind] = array.ctypes.data
         return array
@@ -258,20 +291,25 @@ class FDNetworks:
             layout, mask = self._problem.layout, self._problem.domain.mask.ravel().astype(bool)
             own = np.arange(mask.size).reshape(layout.ghosted_shape)[layout.inner].astype(np.int64)
             inside = own[mask[own]]
-            if kind == 0:
-                self._places[0] = _Places(inside, inside[:0], inside)
-            else:
+            high, low, stride = inside, inside[:0], 0
+            if kind:
                 stride = int(np.prod(layout.ghosted_shape[::-1][: kind - 1], dtype=int))
                 first = np.take(own, [0], axis=layout.dim - kind).ravel()
                 high, low = inside[mask[inside + stride]], first[mask[first] & mask[first - stride]]
-                self._places[kind] = _Places(high, low, np.concatenate([high, low - stride]))
+            stored = _box(high, layout.ghosted_shape), _box(low - stride, layout.ghosted_shape)
+            self._places[kind] = _Places(high, low, stored)
         return self._places[kind]
 
     def update(self) -> None:
         """Take over the current weights."""
         for evaluator in self.evaluators.values():
             evaluator.update()
-        self.version = object()
+        self.forget()
+
+    def forget(self) -> None:
+        """Evaluate anew, as the values of parameters have changed."""
+        for site in self.sites:
+            site.forget()
 
     def trained_in(self, symbols: Collection[Expr]) -> set[str]:
         """Return the names of the weights that some symbols depend on."""

@@ -764,6 +764,10 @@ class FEM(Semidiscrete):
         self._assemble(packed, out)
         out /= self.nodal_weights
 
+    @property
+    def mass_is_diagonal(self) -> bool:
+        return self._is_diagonal("mass")
+
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0
     ) -> None:
@@ -903,7 +907,7 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            used = {*form.coefficients(), *form.constants()}
+            used = {*form.coefficients(), *form.constants()}.union(*self.networks.inputs_in(form))
             names = frozenset(parameter.name for parameter, bound in self._bound.items() if bound in used)
             self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time, names)
         return self._operators[part]

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from npde_fem.discretize.fem_networks import ByWeights, Direction, FEMNetworks
 from npde_fem.discretize.linearised import Integral, Linearised, Nodal, checked_controls
+from npde_fem.discretize.matrices import Assembler
 from npde_fem.discretize.packing import Packed
 from npde_fem.discretize.real import new_function
 from npde_fem.discretize.scalar import lower
-from npde_fem.discretize.semidiscrete import Array, Term
+from npde_fem.discretize.semidiscrete import Array, Part, Term
 from npde_fem.neural_terms import Weights
 from npde_fem.parameter import Parameter
 
@@ -246,6 +247,7 @@ class FEMLinearised(Linearised):
         self._functionals: dict[Term, _Functional] = {}
         self._prescribed: dict[int, FEMNodal | None] = {}
         self._tangents: dict[Term, Packed | None] = {}
+        self._jacobians: dict[Part, Assembler | None] = {}
 
     def compile(self, form: ufl.Form) -> Packed:
         return self.problem.compile(form)
@@ -350,6 +352,20 @@ class FEMLinearised(Linearised):
                 form = symbols.derivative(form, [self.u, *what], [self.direction, *directions], weights=True)
             self._tangents[term] = None if form is None else self.compile(form)
         return self._tangents[term]
+
+    def jacobian_along(self, part: Part) -> Assembler | None:
+        """Return what assembles the derivative of dR/du along the direction that controls move in; None if it is zero.
+
+        It is taken at the point of :meth:`at`; its rows and columns are those of all dofs, constrained ones too.
+        """
+        if part not in self._jacobians:
+            form, symbols = self.problem.residual(part), self.symbols
+            if form is not None:
+                form = symbols.derivative(form, [self.u], [ufl.TrialFunction(self.problem.space)])
+            if form is not None:
+                form = symbols.derivative(form, *symbols.along_directions(), weights=True)
+            self._jacobians[part] = None if form is None else Assembler(self.problem.comm, self.compile(form))
+        return self._jacobians[part]
 
     def tangent(self, term: Term, out: Array) -> None:
         if self._is_fixed(term):

@@ -181,6 +181,11 @@ class Semidiscrete(ABC):
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
 
+    @property
+    @abstractmethod
+    def mass_is_diagonal(self) -> bool:
+        """Whether M is a diagonal matrix, by its form or by the parameters' values at the last update."""
+
     @abstractmethod
     def mass_times(
         self, values: Array, out: Array, transposed: bool = False, damping: float = 1.0, inertia: float = 0.0

@@ -25,7 +25,7 @@ from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.learn.call import Call, new_call
 from npde_fem.learn.task import Task
-from npde_fem.learn.tensors import Kind, Slot, agreed, refuse_gradients
+from npde_fem.learn.tensors import Kind, Slot, agreed, memory_of, refuse_gradients
 from npde_fem.parallel import alike
 
 import numpy as np
@@ -248,7 +248,7 @@ def _save(ctx: Any, *tensors: torch.Tensor | None) -> None:
 
 def _arrays(tensors: Sequence[torch.Tensor | None]) -> list[Any]:
     """Return the tensors' memory as arrays."""
-    return [None if x is None else x.detach().numpy() for x in tensors]
+    return [None if x is None else memory_of(x) for x in tensors]
 
 
 def _parted(call: Call, things: Sequence[Any]) -> tuple[Any, Any]:
@@ -276,7 +276,7 @@ class _Measure(Function):
     @staticmethod
     def forward(states: torch.Tensor, probe: Probe) -> torch.Tensor:
         _in_order()
-        rows = states.detach().numpy().reshape(-1, states.shape[-1])
+        rows = memory_of(states).reshape(states.shape[:-1].numel(), states.shape[-1])
         found = np.empty((len(rows), len(probe.points), probe.components))
         for row, out in zip(rows, found, strict=True):
             probe.apply(row, out)
@@ -301,7 +301,7 @@ class _Spread(Function):
 
     @staticmethod
     def forward(weights: torch.Tensor, probe: Probe, size: int) -> torch.Tensor:
-        rows = weights.detach().numpy().reshape(-1, len(probe.points), probe.components)
+        rows = memory_of(weights).reshape(-1, len(probe.points), probe.components)
         found = np.zeros((len(rows), size))
         for row, out in zip(rows, found, strict=True):
             probe.transpose(row, out)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from npde_fem.discretize.semidiscrete import Semidiscrete
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.learn.task import Key, name_of
 from npde_fem.parameter import Parameter
 
 import torch
 
-__all__ = ["Kind", "Slot", "agreed", "as_complex", "refuse_gradients", "slot_of"]
+__all__ = ["Kind", "Slot", "agreed", "as_complex", "memory_of", "refuse_gradients", "slot_of"]
 
 _REAL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -157,3 +157,8 @@ def refuse_gradients(things: dict[str, Any]) -> None:
 def as_complex(x: torch.Tensor) -> torch.Tensor:
     """Return real pairs, one after the other on the last axis, as complex numbers."""
     return torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+
+
+def memory_of(x: torch.Tensor) -> Array:
+    """Return the memory of a real tensor on the CPU; a copy of one that torch keeps with its sign reversed."""
+    return x.detach().resolve_neg().numpy()

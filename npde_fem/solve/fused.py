@@ -34,14 +34,12 @@ class FusedSamples(Samples):
     def __init__(self, problem: FD, count: int) -> None:
         super().__init__(problem, count)
         self._grid_problem = problem
-        self._masses, self._inverses = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
+        self._inverses = np.zeros(problem.n_owned)
         self._linearised: dict[tuple[Parameter, ...], FusedLinearised] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        ones = np.ones(self.problem.n_owned)
-        self.problem.mass_times(ones, self._masses)
-        self.problem.solve_mass(ones, self._inverses)
+        self.problem.solve_mass(np.ones(self.problem.n_owned), self._inverses)
         with super().at_work():
             yield
 
@@ -64,10 +62,6 @@ class FusedSamples(Samples):
     def advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         """Write ``base + step M^-1 R(u, t)``, as ``Semidiscrete.advance``."""
         return self.problem.advance(t, state, base, step, t_out, out)
-
-    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
-        """Write M times values, as ``Semidiscrete.mass_times``."""
-        np.multiply(self.rows(values), self._masses, out=self.rows(out))
 
     def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
         """Solve with M, as ``Semidiscrete.solve_mass``."""

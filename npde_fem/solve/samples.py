@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from npde_fem.discretize.linearised import Linearised, Nodal
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
 from npde_fem.parameter import Parameter
 from npde_fem.solve.blocks import BlockMatrices
+from npde_fem.solve.samples_linearised import SampledLinearised
 from npde_fem.solve.schemes import Scheme
 from npde_fem.solve.steppers import ImplicitStepper
 
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["BlockStageMatrix", "BlockStepper", "LinearSamples", "SampledLinearised", "SampledNodal", "Samples"]
+__all__ = ["BlockStageMatrix", "BlockStages", "BlockStepper", "LinearSamples", "Samples"]
 
 
 class Samples:
@@ -51,7 +51,7 @@ class Samples:
         self._is_constrained = problem.unknowns < problem.n_global
         self.batched: dict[str, Array] = {}
         self._data: dict[int, tuple[float, Array]] = {}
-        self._one = np.zeros(problem.n_owned)
+        self._one, self._masses = np.zeros(problem.n_owned), np.zeros(problem.n_owned)
 
     @property
     def as_problem(self) -> Semidiscrete:
@@ -66,6 +66,8 @@ class Samples:
     def at_work(self) -> Iterator[None]:
         """Use the parameters' present values meanwhile (collective)."""
         self._data.clear()
+        if self.problem.mass_is_diagonal:
+            self.problem.mass_times(np.ones(self.problem.n_owned), self._masses)
         yield
 
     def each(self) -> Iterator[int]:
@@ -103,6 +105,10 @@ class Samples:
             self._data[order] = t, found
         self.rows(values)[:, c] = self._data[order][1]
 
+    def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
+        """Write M times values, as ``Semidiscrete.mass_times``, for an M that is diagonal."""
+        np.multiply(self.rows(values), self._masses, out=self.rows(out))
+
 
 class LinearSamples(Samples):
     """Samples of a problem whose implicit part is linear.
@@ -119,16 +125,18 @@ class LinearSamples(Samples):
         super().__init__(problem, count)
         self.part = part
         self._inhomogeneities: dict[Part, tuple[float, Array]] = {}
-        self._of_data: dict[tuple[Part, float], tuple[float, Array]] = {}
-        self._state, self._row = problem.new_state(), np.zeros(problem.n_owned)
+        self._of_data: dict[Part, tuple[float, Array]] = {}
+        self._state = problem.new_state()
         self._linearised: dict[tuple[Parameter, ...], SampledLinearised] = {}
+        self._linear_terms: dict[Term, bool] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Use the matrices, of the parameters' present values, meanwhile (collective)."""
         self._inhomogeneities.clear()
         self._of_data.clear()
-        self.matrices = BlockMatrices.borrow(self.problem, self.part, self.count)
+        self.matrices = BlockMatrices.borrow(self.problem, self.part)
+        self.matrices.resize(self.count)
         try:
             with super().at_work():
                 yield
@@ -155,7 +163,10 @@ class LinearSamples(Samples):
 
     def is_linear(self, term: Term) -> bool:
         """Whether a term is a part of R by which the state enters linearly."""
-        return (term == "all" or term == "flux" or term == "source") and not self.problem.varies(term)[0]
+        if term not in self._linear_terms:
+            of_rate = term == "all" or term == "flux" or term == "source"
+            self._linear_terms[term] = of_rate and not self.problem.varies(cast(Part, term))[0]
+        return self._linear_terms[term]
 
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write R(u, t), or a part of it, as ``Semidiscrete.rate``."""
@@ -181,24 +192,24 @@ class LinearSamples(Samples):
 
     def of_data(self, t: float, w: float, prescribed: Array) -> Array:
         """``M g - w R(g, t)`` of the implicit part, g the prescribed data and zero elsewhere; one row or one each."""
-        key = self.part, w
-        if not self.known(self._of_data, key, t):
-            found, one = np.zeros((self.count if self.batched else 1, self.problem.n_owned)), self._one
+        if not self.known(self._of_data, self.part, t):
+            rows, one = np.zeros((2, self.count if self.batched else 1, self.problem.n_owned)), self._one
             for b in self.some():
                 one[:] = 0.0
                 one[self.problem.constrained] = prescribed[b]
                 self.problem.load(one, self._state)
-                self.problem.rate(t, self._state, found[b], self.part)
-                found[b] *= -w
+                self.problem.rate(t, self._state, rows[1, b], self.part)
                 if not self.stationary:
-                    self.problem.mass_times(one, self._row)
-                    found[b] += self._row
-            self._of_data = {key: (t, found)}
-        return self._of_data[key][1]
+                    self.problem.mass_times(one, rows[0, b])
+            self._of_data[self.part] = t, rows
+        masses, rates = self._of_data[self.part][1]
+        return np.asarray(masses - w * rates)
 
     def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write M times values, as ``Semidiscrete.mass_times``."""
-        if self.stationary:
+        if self.problem.mass_is_diagonal:
+            super().mass_times(values, out, transposed)
+        elif self.stationary:
             out[:] = 0.0
         else:
             self.matrices.times("mass", 0.0, self.rows(values), self.rows(out), transposed)
@@ -282,163 +293,3 @@ class BlockStageMatrix:
 
     def give_back(self) -> None:
         """Nothing to give back: the samples have the matrices."""
-
-
-class SampledLinearised:
-    """Derivatives of the samples' terms, as :class:`Linearised`: by state and shared parameters, and batched ones.
-
-    Where the inhomogeneities alone depend on a parameter, its derivatives do not depend on the state; adjoints are then
-    summed up, over shared samples and over times where time does not matter, and collected once in the end.
-    """
-
-    def __init__(self, samples: LinearSamples, controls: tuple[Parameter, ...]) -> None:
-        problem = samples.problem
-        self._of, self.controls = samples, controls
-        in_matrix = problem.matrix_parameters
-        self._all = problem.linearised(controls)
-        self._bent = problem.linearised([p for p in controls if p.name in in_matrix])
-        self._rest = problem.linearised([p for p in controls if p.name not in in_matrix])
-        self.with_damping, self.with_inertia = self._all.with_damping, self._all.with_inertia
-        self._direction, self._still = problem.new_state(), problem.new_state()
-        self._delta: Mapping[str, Array] = {}
-        self._sums: dict[tuple[Term | Literal["data"], float], Array] = {}
-        self._tangents: dict[Part, tuple[float, Array]] = {}
-
-    def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
-        """Linearise about a state of the samples, as ``Linearised.at``."""
-        self._t, self._state, self._v, self._step = t, state, direction, step
-
-    def _place(self, lin: Linearised, b: int) -> None:
-        """Linearise about the state of one sample."""
-        direction = self._still
-        if self._v is not None:
-            direction = self._direction
-            self._of.problem.load(self._of.rows(self._v)[b], direction)
-        lin.at(self._t, self._of.state_of(b, self._state), direction, self._step)
-
-    def move(self, delta: Mapping[str, Array]) -> None:
-        """Set the parameters' direction, as ``Linearised.move``; that of batched ones has shape (count, size)."""
-        self._delta = delta
-        self._tangents.clear()
-        self._move(0)
-
-    def move_to(self, b: int) -> None:
-        """Let batched parameters move as those of a sample do."""
-        if self._of.batched:
-            self._move(b)
-
-    def _move(self, b: int) -> None:
-        samples = self._of
-        of_one = {name: samples.shaped(name, d[b]) if name in samples.batched else d for name, d in self._delta.items()}
-        self._all.move(of_one)
-
-    def tangent(self, term: Term, out: Array) -> None:
-        """Write ``T_u v + T_theta delta``, as ``Linearised.tangent``."""
-        samples, into = self._of, self._of.rows(out)
-        if samples.is_linear(term) and not self._bent.controls and self._v is not None:
-            part = cast(Part, term)
-            samples.matrices.times(part, self._t, samples.rows(self._v), into)
-            into += self._moved(part)
-            into[:, samples.problem.constrained] = 0.0
-            return
-        for b in samples.each():
-            self.move_to(b)
-            self._place(self._all, b)
-            self._all.tangent(term, into[b])
-
-    def _moved(self, part: Part) -> Array:
-        """``R_theta delta`` where it does not depend on the state: one row for all samples, or one each."""
-        samples = self._of
-        if not samples.known(self._tangents, part, self._t):
-            found = np.zeros((samples.count if samples.batched else 1, samples.problem.n_owned))
-            for b in samples.some() if self.controls else ():
-                self.move_to(b)
-                self._all.at(self._t, self._still, self._still)
-                self._all.tangent(part, found[b])
-            self._tangents[part] = self._t, found
-        return self._tangents[part][1]
-
-    def pull(self, term: Term, adjoint: Array, out: Array) -> None:
-        """Write ``T_u^T adjoint``, as ``Linearised.pull``."""
-        samples, rows, into = self._of, self._of.rows(adjoint), self._of.rows(out)
-        if samples.is_linear(term):
-            samples.matrices.times(cast(Part, term), self._t, rows, into, True)
-            return
-        for b in samples.each():
-            self._place(self._all, b)
-            self._all.pull(term, rows[b], into[b])
-
-    def collect(self, term: Term, adjoint: Array) -> None:
-        """Add ``T_theta^T adjoint`` to the gradient, as ``Linearised.collect``."""
-        rows = self._of.rows(adjoint)
-        known = term == "all" or term == "flux" or term == "source"
-        by_sample = [lin for lin in ((self._bent,) if known else (self._bent, self._rest)) if lin.controls]
-        for b in self._of.each() if by_sample else ():
-            for lin in by_sample:
-                self._place(lin, b)
-                lin.collect(term, rows[b])
-        if known and self._rest.controls:
-            self.add_up(term, self._t, rows)
-
-    def add_up(self, what: Term | Literal["data"], t: float, rows: Array) -> None:
-        """Add adjoints to those of the same term, or of the prescribed data, at the same time."""
-        key = what, 0.0 if self._of.problem.autonomous else t
-        share = rows if self._of.batched else rows.sum(axis=0, keepdims=True)
-        if key in self._sums:
-            self._sums[key] += share
-        else:
-            self._sums[key] = share.copy()
-
-    def prescribed(self, order: int = 0) -> SampledNodal | None:
-        """Return the prescribed data, as ``Linearised.prescribed``."""
-        nodal = self._all.prescribed(order)
-        return None if nodal is None else SampledNodal(self._of, self, nodal)
-
-    def clear(self) -> None:
-        """Set the gradient to zero."""
-        self._sums.clear()
-        for lin in (self._bent, self._rest):
-            lin.clear()
-
-    def gradient(self) -> dict[str, Array]:
-        """Return what was collected, as ``Linearised.gradient``; that by batched parameters with a row a sample."""
-        samples, found, own = self._of, self._rest.gradient(), []
-        for b in samples.some():
-            self._rest.clear()
-            for (what, t), rows in self._sums.items():
-                self._collect_sum(what, t, rows[b])
-            own.append(self._rest.gradient())
-        for name in found:
-            parts = [gradient[name] for gradient in own]
-            found[name] = np.stack(parts) if name in samples.batched else found[name] + sum(parts)
-        return found | self._bent.gradient()
-
-    def _collect_sum(self, what: Term | Literal["data"], t: float, row: Array) -> None:
-        if what != "data":
-            self._rest.at(t, self._still, self._still)
-            self._rest.collect(what, row)
-            return
-        for lin in (self._bent, self._rest):
-            nodal = lin.prescribed() if lin.controls else None
-            if nodal is not None:
-                nodal.collect(t, row)
-
-
-class SampledNodal:
-    """Prescribed data of all samples, as :class:`Nodal`."""
-
-    def __init__(self, samples: LinearSamples, owner: SampledLinearised, nodal: Nodal) -> None:
-        self._of, self._owner, self._nodal = samples, owner, nodal
-
-    def tangent(self, t: float, out: Array) -> None:
-        """Write ``g_theta delta`` into the values ``out``."""
-        into, c = self._of.rows(out), self._of.problem.constrained
-        for b in self._of.some():
-            self._owner.move_to(b)
-            self._nodal.tangent(t, into[b])
-        if not self._of.batched:
-            into[1:, c] = into[0, c]
-
-    def collect(self, t: float, adjoint: Array) -> None:
-        """Add ``g_theta^T adjoint`` to the gradient."""
-        self._owner.add_up("data", t, self._of.rows(adjoint))
