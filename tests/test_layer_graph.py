@@ -266,6 +266,10 @@ def test_names_that_torch_does_not_take():
     layer = learn.Layer(problem, **WHEN)
     assert set(layer.state_dict()) == {"half_", "a_b"}
     assert layer.as_tensor_of("a.b") is layer.a_b and layer.as_tensor_of(half) is layer.half_
+    rivals = [npde.Parameter(name, value) for value, name in enumerate(("a.b", "a_b", "_names"))]
+    problem = npde.FD(npde.NPDE(source=lambda u, x, t: sum(rivals) * u), npde.Grid(COMM, (N,), (0,), (1,)))
+    layer = learn.Layer(problem, **WHEN)
+    assert [layer.as_tensor_of(p).item() for p in rivals] == [0, 1, 2] == [p.item() for p in layer.parameters()]
     assert "growth" in repr(learn.Layer(problem_of(), **WHEN)) and "u0" in repr(layer)
 
 
@@ -315,6 +319,27 @@ def test_single_precision(kind):
     torch.testing.assert_close(u.grad, double.grad.float(), rtol=1e-6, atol=1e-7)
     layer.float()
     assert layer(u).dtype == torch.float32 and layer(double).dtype == torch.float64
+
+
+def test_views_with_reversed_signs():
+    """Imaginary parts of conjugates are views of which torch keeps the sign apart; inputs and gradients may be such."""
+    problem = problem_of()
+    layers = [learn.Layer(problem, **WHEN, observe=at) for at in (None, npde.Probe(problem, [0.4, 0.7]))]
+    for of in (*layers, first_control("fd")):
+        u = start().detach()
+        view = torch.complex(u, -u).conj().imag.requires_grad_()
+        assert view.is_neg()
+        plain = u.clone().requires_grad_()
+        sums = []
+        for x in (view, plain):
+            y = of(x)
+            sums.append(torch.complex(y, 2 * y).conj().imag.sum())
+            sums[-1].backward()
+        assert sums[0] == sums[1]
+        torch.testing.assert_close(view.grad.resolve_neg(), plain.grad, rtol=0, atol=0)
+    fixed = learn.Layer(problem, **WHEN, inputs=["s"], u0=torch.complex(u, -u).conj().imag)
+    layers[0].s.data.fill_(1.0)
+    torch.testing.assert_close(fixed(torch.ones(N, dtype=torch.float64)), layers[0](u), rtol=0, atol=0)
 
 
 def test_memory_is_shared_where_it_can_be():

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "mpi"))
 runs = importlib.import_module("layer")
+empty_rank = importlib.import_module("empty_rank")
 
 
 @cache
@@ -31,6 +32,11 @@ def test_losses_and_derivatives_are_those_of_one_rank(mpirun, ranks):
             assert line[what].keys() == expected[what].keys() >= {"b", "r", "D", "K", "q", "a", "g", "f", "alpha"}
             assert all(expected[what].values())
             assert line[what] == pytest.approx(expected[what], rel=1e-9, abs=1e-12)
+
+
+def test_ranks_that_own_nothing(mpirun):
+    found = json.loads(mpirun(3, "empty_rank.py").stdout)
+    assert found == pytest.approx(empty_rank.derivatives(), rel=1e-9, abs=1e-12)
 
 
 def test_memory_stays_flat_in_a_long_training(mpirun):

@@ -135,7 +135,8 @@ class Semidiscrete(ABC):
 
         def now(name: str) -> Array:
             parameter = self.parameters[name]
-            return self.field_values(name) if parameter.is_field else np.array(parameter.value)
+            # A number's array is never written to: another takes its place.
+            return self.field_values(name) if parameter.is_field else parameter.value
 
         if not values:
             yield

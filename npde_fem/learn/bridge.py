@@ -14,6 +14,7 @@ backward pass needs, and no longer (:class:`Record`).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from itertools import count
@@ -24,7 +25,7 @@ from npde_fem.discretize.probe import Probe
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.learn.call import Call, new_call
 from npde_fem.learn.task import Task
-from npde_fem.learn.tensors import Kind, Slot, agreed, refuse_gradients
+from npde_fem.learn.tensors import Kind, Slot, agreed, memory_of, refuse_gradients
 from npde_fem.parallel import alike
 
 import numpy as np
@@ -85,24 +86,21 @@ def measured(probe: Probe, states: torch.Tensor) -> torch.Tensor:
     return found
 
 
-class Record:
+class Record(ctypes.c_int64):
     """What sweeps need of some solves, owned by the memory of a tensor that the graph saves.
 
     torch frees such a tensor after the last backward pass, throws it away in checkpoint regions to make it again, and
-    lets hooks move it. So it goes with the record, which has the lifetime of :meth:`tensor`'s memory.
+    lets hooks move it. So it goes with the record, whose own number is the memory of :meth:`tensor`.
     """
 
     def __init__(self, content: Any) -> None:
-        self.content, self._number = content, np.array(next(_numbers))
-        _alive[self._number.item()] = self
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._number.__array_interface__
+        ctypes.c_int64.__init__(self, next(_numbers))
+        self.content = content
+        _alive[self.value] = self
 
     def tensor(self) -> torch.Tensor:
         """Return the tensor by which :func:`_recorded` finds the record."""
-        return torch.from_numpy(np.asarray(self))
+        return torch.frombuffer(self, dtype=torch.int64)
 
 
 def _recorded(tensor: torch.Tensor, call: Call, arrays: Sequence[Array]) -> Any:
@@ -250,7 +248,7 @@ def _save(ctx: Any, *tensors: torch.Tensor | None) -> None:
 
 def _arrays(tensors: Sequence[torch.Tensor | None]) -> list[Any]:
     """Return the tensors' memory as arrays."""
-    return [None if x is None else x.detach().numpy() for x in tensors]
+    return [None if x is None else memory_of(x) for x in tensors]
 
 
 def _parted(call: Call, things: Sequence[Any]) -> tuple[Any, Any]:
@@ -278,7 +276,7 @@ class _Measure(Function):
     @staticmethod
     def forward(states: torch.Tensor, probe: Probe) -> torch.Tensor:
         _in_order()
-        rows = states.detach().numpy().reshape(-1, states.shape[-1])
+        rows = memory_of(states).reshape(states.shape[:-1].numel(), states.shape[-1])
         found = np.empty((len(rows), len(probe.points), probe.components))
         for row, out in zip(rows, found, strict=True):
             probe.apply(row, out)
@@ -303,7 +301,7 @@ class _Spread(Function):
 
     @staticmethod
     def forward(weights: torch.Tensor, probe: Probe, size: int) -> torch.Tensor:
-        rows = weights.detach().numpy().reshape(-1, len(probe.points), probe.components)
+        rows = memory_of(weights).reshape(-1, len(probe.points), probe.components)
         found = np.zeros((len(rows), size))
         for row, out in zip(rows, found, strict=True):
             probe.transpose(row, out)

@@ -132,7 +132,7 @@ def is_distributed(parameter: torch.Tensor) -> bool:
 def _summed(x: torch.Tensor, comm: MPI.Comm) -> torch.Tensor:
     """Return the sum of a tensor over all ranks, elementwise, in double precision."""
     wide = torch.complex128 if x.is_complex() else torch.float64
-    values = x.detach().to("cpu", wide, copy=True).contiguous().resolve_conj()
+    values = x.detach().to("cpu", wide, copy=True).contiguous().resolve_conj().resolve_neg()
     comm.Allreduce(MPI.IN_PLACE, values.numpy())
     return values.to(x.device, x.dtype)
 
@@ -300,7 +300,7 @@ def _collect(x: torch.Tensor, places: _Places, comm: MPI.Comm) -> torch.Tensor:
     """Return the whole array of all ranks' entries."""
     lead = x.shape[:-1]
     rows = int(np.prod(lead, dtype=int))
-    mine = x.detach().cpu().reshape(rows, -1).T.contiguous().resolve_conj().numpy()
+    mine = x.detach().cpu().reshape(rows, -1).T.contiguous().resolve_conj().resolve_neg().numpy()
     all_ranks = np.empty((len(places.all), rows), dtype=mine.dtype)
     comm.Allgatherv(mine, [all_ranks, [n * rows for n in places.counts], MPI._typedict[mine.dtype.char]])
     whole = np.empty_like(all_ranks)

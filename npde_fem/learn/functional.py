@@ -11,7 +11,7 @@ from npde_fem.learn.bridge import solved
 from npde_fem.learn.distributed import spread_sum, spread_use
 from npde_fem.learn.layer import key_of, settled
 from npde_fem.learn.task import Key, Task
-from npde_fem.learn.tensors import Slot, agreed, as_complex, refuse_gradients, slot_of
+from npde_fem.learn.tensors import Slot, agreed, as_complex, memory_of, refuse_gradients, slot_of
 from npde_fem.optimize.block import solve
 from npde_fem.optimize.values import as_array, is_function, with_values
 from npde_fem.parallel import alike
@@ -288,4 +288,4 @@ class _Hessian(Function):
 
 
 def _arrays(tensors: Sequence[torch.Tensor]) -> list[Array]:
-    return [x.detach().numpy() for x in tensors]
+    return [memory_of(x) for x in tensors]

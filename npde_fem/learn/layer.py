@@ -136,8 +136,9 @@ class Layer(torch.nn.Module):
             checkpoints=checkpoints,
         )
         self._slots = [slot_of(problem, key) for key in keys]
-        self._bounded, self._names = bool(bounded), {p.name: self._attribute(p.name) for p in trained}
+        self._bounded, self._names = bool(bounded), dict[str, str]()
         for parameter in trained:
+            self._names[parameter.name] = self._attribute(parameter.name)
             self._register(parameter)
 
     def _register(self, parameter: Parameter) -> None:
@@ -317,6 +318,6 @@ def settled(problem: Semidiscrete, given: dict[str, Any], keys: Sequence[Key]) -
             continue
         refuse_gradients({label: data})
         if isinstance(data, torch.Tensor):
-            data = data.detach().cpu().numpy()
+            data = data.detach().cpu().resolve_conj().resolve_neg().numpy()
         found[label] = data if isinstance(data, Initial) else problem.initial(data, label=label)
     return found

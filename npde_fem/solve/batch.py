@@ -241,7 +241,7 @@ class Batch:
         """
         samples, trajectory = self._recorded()
         by = Cotangents(
-            None if states is None else np.swapaxes(states, 0, 1).reshape(-1, samples.n_owned),
+            None if states is None else np.swapaxes(states, 0, 1).reshape(len(self._observed), samples.n_owned),
             None if final is None else np.reshape(final, -1),
         )
         with samples.at_work():

@@ -192,10 +192,9 @@ class SampledLinearised:
             own.append(self._rest.gradient())
         for name in found:
             parts = [gradient[name] for gradient in own]
-            found[name] = np.stack(parts) if name in samples.batched else np.sum([found[name], *parts], axis=0)
+            found[name] = np.stack(parts) if name in samples.batched else np.asarray(found[name] + sum(parts))
         for name, by_slope in self._by_slope.items():
-            found[name] = found[name] + samples.comm.allreduce(by_slope)
-        found = {name: np.asarray(values) for name, values in found.items()}
+            found[name] += samples.comm.allreduce(by_slope)
         return found | self._bent.gradient()
 
     def _collect_sum(self, what: Term | Literal["data"], t: float, row: Array) -> None:
