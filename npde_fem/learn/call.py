@@ -112,7 +112,7 @@ class Call(ABC):
         inputs, comm = self.task.inputs, self.task.problem.comm
         with alike(comm):
             for key, values in zip(inputs, arrays, strict=True):
-                if isinstance(key, Parameter):
+                if isinstance(key, Parameter) and not np.isfinite(values).all():
                     finite(name_of(key), values)
         if comm.size == 1:
             return
