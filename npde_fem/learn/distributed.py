@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from mpi4py import MPI
+from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["Ensemble", "gather", "mean", "mse", "scatter", "spread_use", "total"]
 
@@ -76,6 +77,7 @@ class Ensemble:
         self.comm, self.members = comm, comm.size // ranks_per_member
         self.member, place = divmod(comm.rank, ranks_per_member)
         self.space, self.across = comm.Split(self.member, comm.rank), comm.Split(place, comm.rank)
+        self._shared = WeakIdKeyDictionary()
 
     def mine(self, batch: Any) -> Any:
         """Return this member's samples of a batch, a tensor or sequence that is the same on every rank: equal shares.
@@ -99,14 +101,16 @@ class Ensemble:
 
         The weights become those of rank 0, and fields, of which each rank owns a part, those of the first member. From
         then on each gradient that torch computes for one of them is summed over the members, once, in the backward pass
-        itself: ``loss.backward()`` must be called on all ranks.
+        itself: ``loss.backward()`` must be called on all ranks, and a term of the loss that every member adds, as a
+        penalty on the weights themselves, must be divided by :attr:`members`. Weights that are shared already stay so,
+        those that need no gradient now are not summed later, and a copy of the module is not shared.
         """
         for p in module.parameters():
-            first = (self.across if is_distributed(p) else self.comm).bcast(p.detach().cpu().numpy(), root=0)
+            first = (self.across if isinstance(p, Distributed) else self.comm).bcast(p.detach().cpu(), root=0)
             with torch.no_grad():
-                p.copy_(torch.from_numpy(first))
-            if p.requires_grad:
-                p.register_hook(lambda gradient: spread_sum(gradient, self.across))
+                p.copy_(first)
+            if p.requires_grad and p not in self._shared:
+                self._shared[p] = p.register_hook(lambda gradient: spread_sum(gradient, self.across))
         return module
 
     def free(self) -> None:
@@ -115,15 +119,8 @@ class Ensemble:
         self.across.Free()
 
 
-def distribute(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-    """Mark a parameter as distributed: each rank has a part of its own."""
-    parameter.npde_fem_distributed = True  # type: ignore[attr-defined]
-    return parameter
-
-
-def is_distributed(parameter: torch.Tensor) -> bool:
-    """Whether a parameter is marked as distributed."""
-    return bool(getattr(parameter, "npde_fem_distributed", False))
+class Distributed(torch.nn.Parameter):
+    """A weight of which each rank has a part of its own, as its copies do."""
 
 
 # -- sums ------------------------------------------------------------------------------------------------------

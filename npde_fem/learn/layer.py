@@ -11,7 +11,7 @@ from npde_fem.discretize.semidiscrete import Semidiscrete
 from npde_fem.equation import Initial
 from npde_fem.learn import bounds
 from npde_fem.learn.bridge import measured, solved
-from npde_fem.learn.distributed import distribute
+from npde_fem.learn.distributed import Distributed
 from npde_fem.learn.task import Key, Task
 from npde_fem.learn.tensors import as_complex, refuse_gradients, slot_of
 from npde_fem.neural_terms import Weights
@@ -152,8 +152,8 @@ class Layer(torch.nn.Module):
         if self._bounded:
             with alike(problem.comm):
                 values = bounds.free(parameter, values)
-        weight = torch.nn.Parameter(torch.as_tensor(values))
-        self.register_parameter(attribute, distribute(weight) if parameter.is_field else weight)
+        kind = Distributed if parameter.is_field else torch.nn.Parameter
+        self.register_parameter(attribute, kind(torch.as_tensor(values)))
 
     def _attribute(self, name: str) -> str:
         """Return the attribute that holds a parameter's weight."""

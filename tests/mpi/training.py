@@ -5,6 +5,7 @@
 Prints losses, gradients and weights, which must depend neither on the number of ranks nor on how they are shared.
 """
 
+import copy
 import json
 import sys
 
@@ -42,7 +43,9 @@ latent = torch.linspace(-1, 1, 2 * SAMPLES, dtype=torch.float64).view(SAMPLES, 2
 target = torch.stack(
     [torch.stack([0.5 + 0.2 * torch.sin(3 * own[:, 0] + k + t) * own[:, 1] for t in (1, 2)]) for k in range(SAMPLES)]
 )
-model = ensemble.share(torch.nn.ModuleList([start, layer]))
+ensemble.share(copy.deepcopy(layer))  # a copy knows too of which weights each rank has a part
+ensemble.share(start)
+model = ensemble.share(torch.nn.ModuleList([start, layer]))  # what is shared already is summed once
 shape = learn.gather(own[:, 0].contiguous(), problem).shape
 
 
