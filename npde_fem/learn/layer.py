@@ -162,13 +162,6 @@ class Layer(torch.nn.Module):
             attribute += "_"
         return attribute
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was copied; torch's copies of weights lose their marks."""
-        super().__setstate__(state)
-        for name, attribute in self._names.items():
-            if self.problem.parameters[name].is_field:
-                distribute(getattr(self, attribute))
-
     @property
     def problem(self) -> Semidiscrete:
         """The problem that is solved."""
