@@ -186,7 +186,8 @@ class _Values:
             # A network that is evaluated directly gives lower orders too.
             if order not in self.known:
                 for n in self._evaluator.fill(inputs, order, self._found, delta):
-                    self._arrays[n][self._stored] = self._found[n].reshape(self._stored.size, -1)
+                    array = self._arrays[n]
+                    array[self._stored] = self._found[n].reshape(self._stored.size, array.shape[1])
                     self.known.add(n)
 
 

@@ -111,7 +111,7 @@ class Symbol(AtPoints):
         dofmap = self.function_space.dofmap
         blocks = dofmap.list[self.source.site.cells]
         values = self.source.values(self.order)
-        self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = values.reshape(*blocks.shape, -1)
+        self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = values.reshape(*blocks.shape, dofmap.index_map_bs)
 
 
 class _Source:
