@@ -467,3 +467,11 @@ def test_any_number_of_ranks(ranks, mpirun):
     one, many = (json.loads(mpirun(n, "neural_fem.py").stdout.strip().splitlines()[-1]) for n in (1, ranks))
     for name, exact in one.items():
         assert np.allclose(many[name], exact, rtol=1e-10, atol=1e-10 * np.abs(exact).max()), name
+
+
+def test_ranks_without_cells_or_points(mpirun):
+    """Finite elements and finite differences; on one rank the same."""
+    one, three = (json.loads(mpirun(n, "neural_empty.py").stdout.strip().splitlines()[-1]) for n in (1, 3))
+    for method, found in three.items():
+        assert found["fewest"] == 0 < one[method]["fewest"]
+        assert np.allclose(found["values"], one[method]["values"], rtol=1e-8, atol=1e-11)
