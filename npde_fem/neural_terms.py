@@ -189,6 +189,19 @@ class Network:
 
     # -- evaluation ------------------------------------------------------------------------------------------
 
+    def circumstances(self) -> tuple[tuple[tuple[type, bool], ...], list[torch.Tensor]]:
+        """Return what values depend on besides the weights: layers, training or not, and copies of the buffers."""
+        import torch
+
+        layers = tuple((type(layer), layer.training) for layer in self.module.modules())
+        with torch.inference_mode(False):
+            return layers, [b.detach().to("cpu", copy=True) for b in self.module.buffers()]
+
+    def check(self) -> None:
+        """Raise what :func:`neural` does if the module's layers, or their modes, are such now."""
+        _refuse_layers(self.module)
+        self._measure()
+
     def values(
         self,
         weights: Array,
@@ -318,7 +331,7 @@ class Network:
         import torch
 
         state: dict[str, torch.Tensor] = {
-            name: b.double() if b.is_floating_point() else b for name, b in self.module.named_buffers()
+            name: b.cpu().double() if b.is_floating_point() else b.cpu() for name, b in self.module.named_buffers()
         }
         first = 0
         for name, p in self.module.named_parameters():
@@ -331,7 +344,7 @@ class Network:
         """Return the number of outputs; raise unless the module is a smooth enough function of one point."""
         import torch
 
-        a = torch.linspace(-1.0, 1.0, 3 * self.inputs, dtype=torch.float64).view(3, self.inputs)
+        a = torch.from_numpy(np.linspace(-1.0, 1.0, 3 * self.inputs)).view(3, self.inputs)
         label = f"neural: the module {type(self.module).__name__}"
         with _computing(gradients=False):
             w = torch.from_numpy(np.array(self.weights.value))
@@ -362,6 +375,21 @@ def _computing(gradients: bool) -> Iterator[None]:
 
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         yield
+
+
+def _refuse_layers(module: torch.nn.Module) -> None:
+    """Raise ValueError if a layer makes no function of one point, or a random one."""
+    import torch
+
+    for where, layer in module.named_modules():
+        kind = type(layer).__name__
+        for word, reason in _REFUSED.items():
+            if type(layer).__module__.startswith("torch.nn") and word in kind:
+                raise ValueError(f"neural: layer {where or 'itself'!r} is a {kind}: {reason}")
+        if isinstance(layer, torch.nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
+            raise ValueError(
+                f"neural: layer {where!r} is a {kind} in training; an equation is no game of chance: .eval()"
+            )
 
 
 def neural(module: torch.nn.Module, name: str = "net", *, inputs: int | None = None) -> Network:
@@ -395,15 +423,7 @@ def neural(module: torch.nn.Module, name: str = "net", *, inputs: int | None = N
 
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"neural: a torch.nn.Module allowed, {module!r} given")
-    for where, layer in module.named_modules():
-        kind = type(layer).__name__
-        for word, reason in _REFUSED.items():
-            if type(layer).__module__.startswith("torch.nn") and word in kind:
-                raise ValueError(f"neural: layer {where or 'itself'!r} is a {kind}: {reason}")
-        if isinstance(layer, torch.nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
-            raise ValueError(
-                f"neural: layer {where!r} is a {kind} in training; an equation is no game of chance: .eval()"
-            )
+    _refuse_layers(module)
     if inputs is None:
         linear = next((layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)), None)
         if linear is None:

@@ -11,6 +11,7 @@ import warnings
 import npde_fem as npde
 from npde_fem import learn
 from npde_fem.learn import bridge
+from npde_fem.learn.distributed import Distributed
 from npde_fem.solve.integrate import solve as plain_solve
 from npde_fem.solve.trajectory import Trajectory
 
@@ -264,6 +265,7 @@ def test_copies_share_the_problem_and_own_their_weights():
     model = torch.nn.Sequential(torch.nn.Linear(N, N).double(), learn.Layer(problem_of(), **WHEN))
     other = copy.deepcopy(model)
     assert other[1].problem is model[1].problem and torch.equal(other[1].D, model[1].D)
+    assert isinstance(other[1].s, Distributed) and not isinstance(other[1].D, Distributed)
     with torch.no_grad():
         other[1].D += 1
     assert model[1].D.item() == pytest.approx(0.1)

@@ -3,6 +3,7 @@
 import json
 
 import npde_fem as npde
+from npde_fem.learn import Layer
 
 import basix
 import numpy as np
@@ -294,6 +295,19 @@ def test_what_varies():
     assert varies(lambda u, x, t: two(x[0], t)) == (False, False)
 
 
+def test_jacobian_depends_on_parameters_in_inputs():
+    """A batch over such a parameter has a matrix for each sample."""
+    n, c = npde.neural(perceptron(), "n"), npde.Parameter("c", 0.3)
+    equation = npde.NPDE(flux=lambda u, x, t: ufl.grad(u), source=lambda u, x, t: n(x[0] + c) * u)
+    problem = npde.FEM(equation, space("interval"))
+    assert problem.matrix_parameters == {"n", "c"}
+    layer = Layer(problem, (0, 0.2), 0.1, npde.CrankNicolson(), inputs=["c"], u0=1.0)
+    samples = torch.tensor([0.3, 1.5, -2.0], dtype=torch.float64)
+    with torch.no_grad():
+        one_by_one = torch.stack([layer(c) for c in samples])
+        assert torch.allclose(layer(samples), one_by_one, rtol=1e-12, atol=0)
+
+
 # -- against UFL ---------------------------------------------------------------------------------------------
 
 
@@ -322,11 +336,16 @@ def written_out(net, *inputs):
 def test_a_network_is_what_ufl_says(cell, degree, options):
     """The same quadrature, of the user's or by default, at Gauss's points or at the nodes."""
     torch.manual_seed(0)
-    net = npde.neural(nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double())
-    ours = npde.NPDE(flux=lambda u, x, t: net(u, x[0]) * ufl.grad(u), source=lambda u, x, t: net(u, x[0]) * ufl.sin(u))
-    theirs = npde.NPDE(
-        flux=lambda u, x, t: written_out(net, u, x[0]) * ufl.grad(u),
-        source=lambda u, x, t: written_out(net, u, x[0]) * ufl.sin(u),
+    net, one = (
+        npde.neural(nn.Sequential(nn.Linear(k, 5), nn.Tanh(), nn.Linear(5, 1)).double(), name)
+        for k, name in ((2, "net"), (1, "one"))
+    )
+    ours, theirs = (
+        npde.NPDE(
+            flux=lambda u, x, t, n=n: n(net, u, x[0]) * ufl.grad(u),
+            source=lambda u, x, t, n=n: n(net, u, x[0]) * ufl.sin(u) + n(one, u),
+        )
+        for n in (lambda network, *inputs: network(*inputs), written_out)
     )
     V = space(cell, degree)
     options = {"quadrature_degree": 3, **options} if not options.get("mass") else options
@@ -448,3 +467,11 @@ def test_any_number_of_ranks(ranks, mpirun):
     one, many = (json.loads(mpirun(n, "neural_fem.py").stdout.strip().splitlines()[-1]) for n in (1, ranks))
     for name, exact in one.items():
         assert np.allclose(many[name], exact, rtol=1e-10, atol=1e-10 * np.abs(exact).max()), name
+
+
+def test_ranks_without_cells_or_points(mpirun):
+    """Finite elements and finite differences; on one rank the same."""
+    one, three = (json.loads(mpirun(n, "neural_empty.py").stdout.strip().splitlines()[-1]) for n in (1, 3))
+    for method, found in three.items():
+        assert found["fewest"] == 0 < one[method]["fewest"]
+        assert np.allclose(found["values"], one[method]["values"], rtol=1e-8, atol=1e-11)

@@ -188,6 +188,65 @@ def test_a_table_follows_its_arguments():
     assert np.isnan(with_nan).tolist() == [False, True, False]
 
 
+class Scaled(nn.Module):
+    """A network in units that are no weights, and that are others in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = perceptron()
+        self.register_buffer("unit", torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.inner(x) * self.unit * (3 if self.training else 1)
+
+
+def test_tables_follow_buffers_modes_and_layers():
+    module = Scaled().eval()
+    net, a = npde.neural(module), np.linspace(-1, 1, 9)[:, None]
+    evaluator = Evaluator(net)
+
+    def check():
+        evaluator.update()
+        with torch.no_grad():
+            assert np.allclose(evaluator.values(a, 0)[0], module(torch.tensor(a)), rtol=1e-11, atol=1e-12)
+
+    check()
+    module.load_state_dict({**module.state_dict(), "unit": torch.tensor(5.0)})
+    check()
+    module.train()
+    check()
+    module.inner[1] = nn.Sigmoid()
+    check()
+
+
+def test_what_turns_random_later_is_refused():
+    module = nn.Sequential(perceptron(), nn.Dropout(0.5)).eval()
+    net = npde.neural(module)
+    problem = npde.FEM(heat(source=lambda u, x, t: net(u)), space())
+    module.train()
+    with pytest.raises(ValueError, match="layer '1' is a Dropout in training"):
+        problem.update()
+    module.eval()
+    problem.update()
+
+
+def test_where_torch_puts_new_tensors_does_not_matter():
+    with torch.device("meta"):
+        assert npde.neural(MODULES["tanh"]).outputs == 1
+
+
+def test_one_number_beside_a_kink_is_no_range_to_try_again(monkeypatch):
+    net, calls = npde.neural(perceptron(activation=nn.ReLU)), []
+    with torch.no_grad():
+        net.module[0].bias.zero_()
+    evaluator, values = Evaluator(net), net.values
+    monkeypatch.setattr(net, "values", lambda *given: calls.append(given) or values(*given))
+    evaluator.values(np.zeros((5, 1)), 0)
+    calls.clear()
+    evaluator.values(np.zeros((5, 1)), 0)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("steepness", [5, 100])
 def test_steep_networks_are_tabulated(steepness):
     module = perceptron()

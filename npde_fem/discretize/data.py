@@ -112,7 +112,7 @@ def complex_values(
 
 def finite(label: str, values: Any) -> None:
     """Raise ValueError if values are not all finite."""
-    if not np.all(np.isfinite(values)):
+    if not np.isfinite(values).all():
         count = int(np.sum(~np.isfinite(values)))
         raise ValueError(f"{label}: {count} of {np.size(values)} values are NaN or infinite; finite values allowed")
 

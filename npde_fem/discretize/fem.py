@@ -907,7 +907,7 @@ class FEM(Semidiscrete):
                     form = term if form is None else form + term
             if form is None:
                 raise ValueError("the equation has neither a time derivative nor a term that depends on the state")
-            used = {*form.coefficients(), *form.constants()}
+            used = {*form.coefficients(), *form.constants()}.union(*self.networks.inputs_in(form))
             names = frozenset(parameter.name for parameter, bound in self._bound.items() if bound in used)
             self._operators[part] = _Operator(Assembler(self.comm, self.compile(form)), with_state, with_time, names)
         return self._operators[part]

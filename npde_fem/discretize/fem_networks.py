@@ -111,7 +111,8 @@ class Symbol(AtPoints):
         dofmap = self.function_space.dofmap
         blocks = dofmap.list[self.source.site.cells]
         values = self.source.values(self.order)
-        self.x.array.reshape(-1, dofmap.index_map_bs)[blocks] = values.reshape(*blocks.shape, -1)
+        bs = dofmap.index_map_bs
+        self.x.array.reshape(-1, bs)[blocks] = values.reshape(*blocks.shape, bs)
 
 
 class _Source:
@@ -428,7 +429,11 @@ class FEMNetworks:
 
     def depends(self, form: ufl.Form, symbol: Expr) -> bool:
         """Whether the input of a network in a form depends on a symbol."""
-        return any(symbol in terminals_of(s.source.site.argument) for s in symbols_in(form))
+        return any(symbol in found for found in self.inputs_in(form))
+
+    def inputs_in(self, form: ufl.Form) -> list[set[Expr]]:
+        """Return the terminals in the inputs of the networks in a form."""
+        return [terminals_of(s.source.site.argument) for s in symbols_in(form)]
 
     def slopes(self, expression: Expr, shared: Expr, symbol: Expr) -> Expr:
         """Return the derivative of an expression, networks replaced, by ``shared``, through the inputs too.

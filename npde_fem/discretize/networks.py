@@ -14,12 +14,16 @@ by torch at every point. Which it is, is found out as arguments come in, anew wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.discretize.tables import Panels, Table, Weighting, resolving
 from npde_fem.neural_terms import Network
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Evaluator"]
 
@@ -42,6 +46,7 @@ class Evaluator:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._weights = np.array(network.weights.value)
+        self._layers, self._buffers = network.circumstances()
         self._gradient = np.zeros(network.weights.ufl_shape)
         self._fewest = 0
         self._sums: dict[tuple[bool, int], Weighting] = {}
@@ -56,11 +61,20 @@ class Evaluator:
         self._along: Array | None = None
 
     def update(self) -> None:
-        """Take over the current weights."""
-        weights = np.array(self.network.weights.value)
-        if not np.array_equal(weights, self._weights):
+        """Take over the current weights, and the module's modes and buffers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If layers or modes have changed, and :func:`~npde_fem.neural` would refuse the module as it is now.
+        """
+        weights, (layers, buffers) = np.array(self.network.weights.value), self.network.circumstances()
+        if layers != self._layers:
+            self.network.check()
+        same = layers == self._layers and _all_equal(buffers, self._buffers)
+        if not (same and np.array_equal(weights, self._weights)):
             self._pull_sums()
-            self._weights = weights
+            self._weights, self._layers, self._buffers = weights, layers, buffers
             self._start()
 
     # -- values ----------------------------------------------------------------------------------------------
@@ -125,9 +139,11 @@ class Evaluator:
         if old is not None and old.hold(a):
             return old
         low, high = float(np.fmin.reduce(a, axis=None)), float(np.fmax.reduce(a, axis=None))
-        if not np.isfinite([low, high]).all() or high - low >= self._too_wide:
+        if not np.isfinite([low, high]).all():
             return None
         low, high = self._wider(low, high)
+        if high - low >= self._too_wide:
+            return None
 
         def sample(places: Array) -> list[Array]:
             return [v.reshape(len(places), -1) for v in self.network.values(self._weights, places[:, None], 1)]
@@ -204,3 +220,9 @@ class Evaluator:
 
 def _equal(a: Array, b: Array | None) -> bool:
     return b is not None and np.array_equal(a, b)
+
+
+def _all_equal(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    if len(some) != len(others):
+        return False
+    return all(a.dtype == b.dtype and a.equal(b) for a, b in zip(some, others, strict=True))

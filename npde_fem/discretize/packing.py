@@ -47,41 +47,42 @@ class Packed:
     def __init__(self, form: fem.Form, computed: Sequence[AtPoints] = ()) -> None:
         self.form = form
         self._packed = fem.pack_coefficients(form)
-        everything = list(form._cpp_object.coefficients)
-        widths = [coefficient.function_space.element.space_dimension for coefficient in everything]
-        columns = [slice(b - w, b) for w, b in zip(widths, np.cumsum(widths), strict=True)]
-        by_handle = {id(function._cpp_object): function for function in computed}
-        self._computed = [(by_handle[id(c)], s) for c, s in zip(everything, columns, strict=True) if id(c) in by_handle]
-        self._over_cells = [key for key in self._packed if key[0] == fem.IntegralType.cell]
-        plain = [(c, s) for c, s in zip(everything, columns, strict=True) if id(c) not in by_handle]
-        self._coefficients = [c for c, _ in plain]
+        coefficients = list(form._cpp_object.coefficients)
         # Elements such as Nedelec's turn their dofs from cell to cell, which is DOLFINx's business.
-        spaces = [coefficient.function_space for coefficient in self._coefficients]
+        spaces = [coefficient.function_space for coefficient in coefficients]
         self._gathers = not any(space.element.needs_dof_transformations for space in spaces)
-        sizes = [coefficient.x.array.size for coefficient in self._coefficients]
+        widths = [space.element.space_dimension for space in spaces]
+        by_handle = {id(function._cpp_object): function for function in computed}
+        columns = [slice(end - width, end) for end, width in zip(np.cumsum(widths), widths, strict=True)]
+        handles = [id(coefficient) for coefficient in coefficients]
+        self._computed = [(by_handle[h], c) for h, c in zip(handles, columns, strict=True) if h in by_handle]
+        self._over_cells = [key for key in self._packed if key[0] == fem.IntegralType.cell]
+        plain = [h not in by_handle for h in handles]
+        sizes = [c.x.array.size if taken else 0 for c, taken in zip(coefficients, plain, strict=True)]
         ends = np.cumsum([0, *sizes], dtype=np.int64)
-        self._places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        self._values = np.empty(ends[-1])
-        self._dofs: dict[Any, list[tuple[slice, npt.NDArray[np.int64], Array | None]]] = {}
-        if self._gathers:
-            dofs = [(s, _dofs(c.function_space) + first) for (c, s), first in zip(plain, ends[:-1], strict=True)]
+        places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self._plain = [pair for pair, taken in zip(zip(coefficients, places, strict=True), plain, strict=True) if taken]
+        self._values = np.zeros(max(1, ends[-1]))
+        self._dofs: dict[Any, npt.NDArray[np.int64]] = {}
+        if self._gathers and any(plain):
+            # What is computed is written over: meanwhile any value will do there, so that numpy takes whole rows.
+            dofs = [
+                _dofs(space) + first if taken else np.zeros((space.dofmap.map().shape[0], width), dtype=np.int64)
+                for space, first, width, taken in zip(spaces, ends[:-1], widths, plain, strict=True)
+            ]
             for (kind, number), packed in self._packed.items():
-                if packed.size and dofs:
+                if packed.size:
                     entities = form._cpp_object.domains(kind, number)
                     cells = entities if kind == fem.IntegralType.cell else entities[:, 0]
-                    self._dofs[kind, number] = _merged([(s, d[cells]) for s, d in dofs], packed.shape[1])
+                    self._dofs[kind, number] = np.concatenate([d[cells] for d in dofs], axis=1)
 
     def _refresh(self) -> dict[Any, Array]:
         """Return the coefficients' present values, laid out for the kernels."""
         if self._gathers:
-            for coefficient, place in zip(self._coefficients, self._places, strict=True):
+            for coefficient, place in self._plain:
                 self._values[place] = coefficient.x.array
-            for key, parts in self._dofs.items():
-                for columns, dofs, buffer in parts:
-                    packed = self._packed[key]
-                    np.take(self._values, dofs, out=packed if buffer is None else buffer, mode="clip")
-                    if buffer is not None:
-                        packed[:, columns] = buffer
+            for key, dofs in self._dofs.items():
+                np.take(self._values, dofs, out=self._packed[key], mode="clip")
         else:
             self._packed = fem.pack_coefficients(self.form)
         for function, columns in self._computed:
@@ -106,20 +107,3 @@ def _dofs(space: Any) -> npt.NDArray[np.int64]:
     """Dofs of each cell, blocks unrolled."""
     bs, blocks = space.dofmap.bs, space.dofmap.map().astype(np.int64)
     return (blocks[:, :, None] * bs + np.arange(bs)).reshape(blocks.shape[0], blocks.shape[1] * bs)
-
-
-def _merged(
-    parts: list[tuple[slice, npt.NDArray[np.int64]]], width: int
-) -> list[tuple[slice, npt.NDArray[np.int64], Array | None]]:
-    """Join neighbouring columns; those that are no whole rows get a buffer, as numpy takes into whole arrays only."""
-    joined: list[tuple[slice, list[npt.NDArray[np.int64]]]] = []
-    for columns, dofs in parts:
-        if joined and joined[-1][0].stop == columns.start:
-            joined[-1] = slice(joined[-1][0].start, columns.stop), [*joined[-1][1], dofs]
-        else:
-            joined.append((columns, [dofs]))
-    found = []
-    for columns, several in joined:
-        dofs = np.concatenate(several, axis=1)
-        found.append((columns, dofs, None if dofs.shape[1] == width else np.empty(dofs.shape)))
-    return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -117,8 +117,7 @@ class Semidiscrete(ABC):
     def put_field(self, parameter: Parameter | str, values: Array) -> None:
         """Do as :meth:`set_field`, without a look at bounds or at pyadjoint's tape (collective)."""
 
-    @contextmanager
-    def holding(self, values: Mapping[str, Array]) -> Iterator[None]:
+    def holding(self, values: Mapping[str, Array]) -> AbstractContextManager[None]:
         """Let parameters have other values meanwhile, without a look at bounds or at pyadjoint's tape (collective).
 
         Parameters
@@ -126,30 +125,7 @@ class Semidiscrete(ABC):
         values
             By name: a number's array, or the flat values of a field that this rank owns.
         """
-
-        def put(name: str, value: Array) -> None:
-            if self.parameters[name].is_field:
-                self.put_field(name, value)
-            else:
-                self.parameters[name]._ad_assign(value)
-
-        def now(name: str) -> Array:
-            parameter = self.parameters[name]
-            return self.field_values(name) if parameter.is_field else np.array(parameter.value)
-
-        if not values:
-            yield
-            return
-        before = {name: now(name) for name in values}
-        try:
-            for name, value in values.items():
-                put(name, value)
-            self.update()
-            yield
-        finally:
-            for name, value in before.items():
-                put(name, value)
-            self.update()
+        return _Holding(self, values) if values else nullcontext()
 
     @abstractmethod
     def gram_times(self, values: Array, out: Array) -> None:
@@ -418,3 +394,35 @@ class Semidiscrete(ABC):
     @abstractmethod
     def coordinates(self) -> Array:
         """Return where the owned nodes lie, shape ``(n_owned / m, 3)``."""
+
+
+class _Holding:
+    """Other values of parameters, meanwhile."""
+
+    def __init__(self, problem: Semidiscrete, values: Mapping[str, Array]) -> None:
+        self._problem, self._values, self._before = problem, values, {name: self._now(problem, name) for name in values}
+
+    @staticmethod
+    def _now(problem: Semidiscrete, name: str) -> Array:
+        parameter = problem.parameters[name]
+        # A number's array is never written to: another takes its place.
+        return problem.field_values(name) if parameter.is_field else parameter.value
+
+    def _put(self, values: Mapping[str, Array]) -> None:
+        for name, value in values.items():
+            parameter = self._problem.parameters[name]
+            if parameter.is_field:
+                self._problem.put_field(name, value)
+            else:
+                parameter._ad_assign(value)
+        self._problem.update()
+
+    def __enter__(self) -> None:
+        try:
+            self._put(self._values)
+        except BaseException:
+            self._put(self._before)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._put(self._before)

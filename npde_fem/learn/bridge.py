@@ -14,6 +14,7 @@ backward pass needs, and no longer (:class:`Record`).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from itertools import count
@@ -85,24 +86,21 @@ def measured(probe: Probe, states: torch.Tensor) -> torch.Tensor:
     return found
 
 
-class Record:
+class Record(ctypes.c_int64):
     """What sweeps need of some solves, owned by the memory of a tensor that the graph saves.
 
     torch frees such a tensor after the last backward pass, throws it away in checkpoint regions to make it again, and
-    lets hooks move it. So it goes with the record, which has the lifetime of :meth:`tensor`'s memory.
+    lets hooks move it. So it goes with the record, whose own number is the memory of :meth:`tensor`.
     """
 
     def __init__(self, content: Any) -> None:
-        self.content, self._number = content, np.array(next(_numbers))
-        _alive[self._number.item()] = self
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._number.__array_interface__
+        ctypes.c_int64.__init__(self, next(_numbers))
+        self.content = content
+        _alive[self.value] = self
 
     def tensor(self) -> torch.Tensor:
         """Return the tensor by which :func:`_recorded` finds the record."""
-        return torch.from_numpy(np.asarray(self))
+        return torch.frombuffer(self, dtype=torch.int64)
 
 
 def _recorded(tensor: torch.Tensor, call: Call, arrays: Sequence[Array]) -> Any:

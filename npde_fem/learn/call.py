@@ -112,7 +112,7 @@ class Call(ABC):
         inputs, comm = self.task.inputs, self.task.problem.comm
         with alike(comm):
             for key, values in zip(inputs, arrays, strict=True):
-                if isinstance(key, Parameter):
+                if isinstance(key, Parameter) and not np.isfinite(values).all():
                     finite(name_of(key), values)
         if comm.size == 1:
             return
@@ -155,6 +155,9 @@ class Call(ABC):
 
     def _data_now(self) -> list[Array]:
         return [function.x.array.copy() for function in self.task.problem.data_functions]
+
+    def _moving(self, moves: Sequence[Maybe]) -> list[int]:
+        return [i for i, move in enumerate(moves) if move is not None]
 
     def _controls(self, which: Iterable[int]) -> tuple[Parameter, ...]:
         keys = [self.task.inputs[i] for i in sorted(set(which))]
@@ -208,19 +211,17 @@ class Singles(Call):
     def adjoint(
         self, arrays: Sequence[Array], record: list[Trajectory], wanted: Sequence[int], by: Sequence[Maybe]
     ) -> list[Array]:
-        found = [np.zeros(arrays[i].shape) for i in wanted]
+        controls, found = self._controls(wanted), []
         for b, trajectory in enumerate(record):
             with self._holding_then(self._sample(arrays, b)):
-                derivative = trajectory.by(self._controls(wanted)).adjoint(self._cotangents(by, b))
-            self._add(derivative, wanted, b, found)
-        return found
+                found.append(trajectory.by(controls).adjoint(self._cotangents(by, b)))
+        return self._gathered(found, arrays, wanted)
 
     def tangent(self, arrays: Sequence[Array], record: list[Trajectory], moves: Sequence[Maybe]) -> list[Array]:
-        rows = []
+        controls, rows = self._controls(self._moving(moves)), []
         for b, trajectory in enumerate(record):
             with self._holding_then(self._sample(arrays, b)):
-                trajectory.by(self._controls(i for i, move in enumerate(moves) if move is not None))
-                change = trajectory.tangent(*self._direction(moves, b))
+                change = trajectory.by(controls).tangent(*self._direction(moves, b))
             rows.append([np.asarray(getattr(change, name)) for name in self.task.outputs])
         return self._stacked(rows)
 
@@ -232,15 +233,12 @@ class Singles(Call):
         by: Sequence[Maybe],
         moves: Sequence[Maybe],
     ) -> list[Array]:
-        found = [np.zeros(arrays[i].shape) for i in wanted]
-        moving = [i for i, move in enumerate(moves) if move is not None]
+        controls, found = self._controls([*wanted, *self._moving(moves)]), []
         for b, trajectory in enumerate(record):
             with self._holding_then(self._sample(arrays, b)):
-                trajectory.by(self._controls([*wanted, *moving]))
                 delta, *initial = self._direction(moves, b)
-                derivative = trajectory.second(self._cotangents(by, b), Cotangents(), delta, *initial)
-            self._add(derivative, wanted, b, found)
-        return found
+                found.append(trajectory.by(controls).second(self._cotangents(by, b), Cotangents(), delta, *initial))
+        return self._gathered(found, arrays, wanted)
 
     def _sample(self, arrays: Sequence[Maybe], b: int) -> dict[Key, Array]:
         return {key: a[b] if key in self.sampled else a for key, a in self._by_key(arrays).items()}
@@ -256,16 +254,20 @@ class Singles(Call):
         sample = self._sample(moves, b)
         return self._parameters(sample), sample.get("u0"), sample.get("velocity")
 
-    def _add(self, derivative: Derivative, wanted: Sequence[int], b: int, found: Sequence[Array]) -> None:
-        """Add a sample's derivative to those of the batch."""
-        initial: dict[str, Any] = {"u0": derivative.initial, "velocity": derivative.velocity}
-        for i, total in zip(wanted, found, strict=True):
+    def _gathered(self, derivatives: list[Derivative], arrays: Sequence[Array], wanted: Sequence[int]) -> list[Array]:
+        """Return the derivatives of all samples together: side by side by what differs among them, else summed."""
+        found = []
+        for i in wanted:
             key = self.task.inputs[i]
-            part = derivative.parameters[key.name] if isinstance(key, Parameter) else initial[key]
-            if key in self.sampled:
-                total[b] += part
-            else:
-                total += part
+            parts = [self._part(derivative, key) for derivative in derivatives]
+            together = np.stack(parts) if key in self.sampled else sum(parts[1:], parts[0])
+            found.append(np.asarray(together).reshape(arrays[i].shape))
+        return found
+
+    def _part(self, derivative: Derivative, key: Key) -> Array:
+        if isinstance(key, Parameter):
+            return derivative.parameters[key.name]
+        return derivative.initial if key == "u0" else integrate.moving(derivative.velocity)
 
 
 class Together(Call):
@@ -307,7 +309,7 @@ class Together(Call):
 
     def tangent(self, arrays: Sequence[Array], record: Batch, moves: Sequence[Maybe]) -> list[Array]:
         moving = self._by_key(moves)
-        controls = self._controls(i for i, move in enumerate(moves) if move is not None)
+        controls = self._controls(self._moving(moves))
         u0 = moving.get("u0")
         if u0 is not None and "u0" not in self.sampled:
             u0 = self._repeated(u0)

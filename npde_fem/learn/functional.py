@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.learn.bridge import solved
 from npde_fem.learn.distributed import spread_sum, spread_use
-from npde_fem.learn.layer import key_of, settled
+from npde_fem.learn.layer import key_of, observation, settled
 from npde_fem.learn.task import Key, Task
 from npde_fem.learn.tensors import Slot, agreed, as_complex, memory_of, refuse_gradients, slot_of
 from npde_fem.optimize.block import solve
@@ -109,9 +109,10 @@ def _solve(
     """Do as :func:`npde_fem.solve`, with tensors."""
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"problem must be FEM or FD, not {type(problem).__name__}")
-    if callable(observe) or (isinstance(observe, tuple) and any(map(callable, observe))):
-        raise TypeError("observe: a function given, through which nothing is differentiated; times allowed")
-    refuse_gradients({"t": t, "dt": dt, "observe": observe})
+    refuse_gradients({"t": t, "dt": dt})
+    times, probe = observation(problem, observe)
+    if probe is not None:
+        raise TypeError("observe: a Probe given; times allowed here, and probes by a learn.Layer")
     initial = {label: data for label, data in (("u0", u0), ("velocity", velocity)) if data is not None}
     problem.meet(list(initial.values()), integrals)
     given: dict[Key, Any] = {
@@ -123,9 +124,8 @@ def _solve(
         slots[key] = slot_of(problem, key)
         given[key] = value if isinstance(value, torch.Tensor) else _as_tensor(problem.comm, slots[key], value)
     moving = ("final_velocity",) if problem.second_order else ()
-    times = [] if observe is None else [float(v) for v in np.atleast_1d(observe)]
     seen = ("states", "velocities")[: 1 + len(moving)] if times else ()
-    arguments = {"t": t, "dt": dt, "scheme": scheme, "observe": times or None, "preconditioner": preconditioner}
+    arguments = {"t": t, "dt": dt, "scheme": scheme, "observe": times, "preconditioner": preconditioner}
     task = Task(
         problem,
         tuple(given),
@@ -142,7 +142,7 @@ def _solve(
         problem,
         0.0 if problem.stationary or t is None else float(t[1]),
         found["final"],
-        times,
+        times or [],
         found.get("states"),
         found.get("final_velocity"),
         found.get("velocities"),

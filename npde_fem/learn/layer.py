@@ -25,7 +25,7 @@ from npde_fem.solve.schemes import Newmark, Scheme
 import numpy as np
 import torch
 
-__all__ = ["Layer", "key_of", "settled"]
+__all__ = ["Layer", "key_of", "observation", "settled"]
 
 Name = Parameter | str
 
@@ -121,7 +121,7 @@ class Layer(torch.nn.Module):
         _refuse_twice([*keys, *trained])
         if with_velocity and not problem.second_order:
             raise ValueError("with_velocity: for equations with inertia; this one has none")
-        times, self._probe = _observation(problem, observe)
+        times, self._probe = observation(problem, observe)
         refuse_gradients({"t": t, "dt": dt, "observe": times})
         if isinstance(checkpoints, int):
             checkpoints = Checkpoints(checkpoints)
@@ -288,7 +288,7 @@ def _refuse_twice(keys: Sequence[Key]) -> None:
             raise ValueError(f"inputs and parameters: {name!r} given twice; once allowed")
 
 
-def _observation(problem: Semidiscrete, observe: Any) -> tuple[list[float] | None, Probe | None]:
+def observation(problem: Semidiscrete, observe: Any) -> tuple[list[float] | None, Probe | None]:
     """Return times and probe of what is observed."""
     times, probe = observe, None
     if isinstance(observe, Probe):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.learn.task import Key, name_of
@@ -14,12 +14,12 @@ import torch
 
 __all__ = ["Kind", "Slot", "agreed", "as_complex", "memory_of", "refuse_gradients", "slot_of"]
 
-_REAL = {torch.float32: torch.float32, torch.float64: torch.float64}
-_COMPLEX = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+_REAL = (torch.float32, torch.float64)
+_COMPLEX = (torch.complex64, torch.complex128)
+_SINGLE = (torch.float32, torch.complex64)
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """How a user has tensors: precision (of real numbers), device, and samples (None without a batch)."""
 
     dtype: torch.dtype = torch.float64
@@ -64,7 +64,7 @@ class Slot:
         """
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{self.label}: {type(x).__name__} given; a torch.Tensor allowed (torch.as_tensor)")
-        allowed = [*_REAL, *(_COMPLEX if self.is_complex else ())]
+        allowed = _REAL + _COMPLEX if self.is_complex else _REAL
         if x.dtype not in allowed:
             words = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
             raise TypeError(f"{self.label}: a tensor of {str(x.dtype).removeprefix('torch.')} given; {words} allowed")
@@ -134,10 +134,12 @@ def agreed(
             f", the layer's own tensors on {device}" for device in sorted({str(x.device) for x in others})
         )
         raise ValueError(f"tensors on several devices given ({given}{trained}); all on one allowed (layer.to(device))")
-    dtype = torch.float32 if tensors else torch.float64
-    for x in tensors:
-        dtype = torch.promote_types(dtype, {**_REAL, **_COMPLEX}[x.dtype])
-    kind = Kind(dtype, devices.pop() if devices else torch.device("cpu"), next(iter(numbers.values()), None))
+    single = tensors and all(x.dtype in _SINGLE for x in tensors)
+    kind = Kind(
+        torch.float32 if single else torch.float64,
+        devices.pop() if devices else torch.device("cpu"),
+        next(iter(numbers.values()), None),
+    )
     return kind, [n is not None for n in samples]
 
 

@@ -180,12 +180,18 @@ class BlockMatrices(Lent):
         self.problem.jacobian(t, self._state, mass, w, self._stage, self.part)
         self._symmetric = self._is_symmetric()
         if self._stage_for is None:
-            if option_given("ksp_type") or option_given("pc_type"):
-                set_method(self._ksp, self.problem, self._symmetric)
-            else:
-                factorise(self._ksp, self.problem.comm)
-            self._ksp.setFromOptions()
+            self._choose_method()
         self._stage_for = wanted, w
+
+    def _choose_method(self) -> None:
+        problem, ksp = self.problem, self._ksp
+        if option_given("ksp_type") or option_given("pc_type"):
+            set_method(ksp, problem, self._symmetric)
+        else:
+            # MUMPS is the faster one in space; in the plane PETSc's own LU is, which will do for matrices like M.
+            like_mass = not (problem.stationary or problem.equation.is_complex or problem.equation.has_constraints)
+            factorise(ksp, problem.comm, pivots=problem.dim > 2 or not like_mass)
+        ksp.setFromOptions()
 
     def stage_transposed_times(self, rows: Array, out: Array) -> None:
         """Write the transpose of the matrix last assembled times all rows into ``out``."""

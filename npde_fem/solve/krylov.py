@@ -75,13 +75,13 @@ def use_lu(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
     factorise(ksp, comm)
 
 
-def factorise(ksp: PETSc.KSP, comm: MPI.Comm) -> None:
-    """Make a linear solver one by LU factorisation: MUMPS where PETSc has it."""
+def factorise(ksp: PETSc.KSP, comm: MPI.Comm, pivots: bool = True) -> None:
+    """Make a linear solver one by LU factorisation: MUMPS where PETSc has it; PETSc's own has no pivots."""
     ksp.setType(PETSc.KSP.Type.PREONLY)
     ksp.setPCSide(PETSc.PC.Side.LEFT)
     ksp.setNormType(PETSc.KSP.NormType.NONE)
     ksp.getPC().setType(PETSc.PC.Type.LU)
-    if comm.size > 1 or PETSc.Sys.hasExternalPackage("mumps"):
+    if comm.size > 1 or (pivots and PETSc.Sys.hasExternalPackage("mumps")):
         ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
 
 

@@ -60,7 +60,9 @@ class NewmarkStepper:
 
     def start(self, t: float, row: Array) -> None:
         """Begin at state, velocity and acceleration; or at state and velocity, from which the acceleration follows."""
-        given = row.reshape(-1, self.problem.n_owned)
+        # All ranks must go on alike, those too that own nothing.
+        parts = self.problem.comm.allreduce(row.size) // self.problem.n_global
+        given = row.reshape(parts, self.problem.n_owned)
         self._now[: len(given)] = given
         if len(given) < len(self._now):
             for order, part in enumerate(self._now):

@@ -195,6 +195,7 @@ class Comparison:
         for name, expected in single.items():
             if expected.size == 0 or (name == "initial" and self.problem.stationary):
                 continue
+            assert isinstance(many[name], np.ndarray), name
             difference = np.abs(many[name].reshape(expected.shape) - expected).max(initial=0.0)
             scale = COMM.allreduce(np.abs(expected).max(initial=0.0), op=MPI.MAX)
             found[name] = COMM.allreduce(difference, op=MPI.MAX) / scale

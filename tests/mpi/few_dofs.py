@@ -1,4 +1,4 @@
-"""The gradient of a problem of four dofs, by a number and a field; rank 0 prints their sum."""
+"""The gradient of a problem of four dofs, by a number and a field, and a wave on three; rank 0 prints their sum."""
 
 import npde_fem as npde
 
@@ -19,5 +19,8 @@ pyadjoint.pause_annotation()
 reduced = pyadjoint.ReducedFunctional(functional, [pyadjoint.Control(diffusion), pyadjoint.Control(rate)])
 by_diffusion, by_rate = reduced.derivative()
 total = COMM.allreduce(float(np.sum(by_diffusion.value))) + float(by_rate)
+string = npde.FEM(npde.physics.wave(), fem.functionspace(dmesh.create_unit_interval(COMM, 2), ("Lagrange", 1)))
+moved = npde.solve(string, lambda x: x[0] ** 2, velocity=0.0, t=(0, 0.3), dt=0.1)
+total += COMM.allreduce(float(np.sum(moved.values**2)))
 if COMM.rank == 0:
     print(total)

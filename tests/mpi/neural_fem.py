@@ -1,4 +1,7 @@
-"""A solve with networks in flux and source, its gradient and a Hessian product; rank 0 prints them as JSON."""
+"""Solves with networks in flux and source, their gradients and Hessian products; rank 0 prints them as JSON.
+
+The second one has fewer cells than there may be ranks.
+"""
 
 import json
 
@@ -21,24 +24,33 @@ def network(name, inputs, activation, seed):
     return npde.neural(nn.Sequential(nn.Linear(inputs, 6), activation(), nn.Linear(6, 1)).double(), name)
 
 
-def main():
-    D, f, g = network("D", 1, nn.Softplus, 1), network("f", 2, nn.Tanh, 2), network("g", 1, nn.ReLU, 3)
-    equation = npde.NPDE(
-        flux=lambda u, x, t: (0.3 + 0.1 * D(u)) * ufl.grad(u), source=lambda u, x, t: u * f(u, x[0]) + g(u)
-    )
-    problem = npde.FEM(equation, fem.functionspace(mesh.create_unit_square(COMM, 6, 5), ("Lagrange", 1)))
-    controls = [n.weights for n in (D, f, g)]
+def derivatives(label, problem, controls, scheme=None):
     with pyadjoint.set_working_tape(pyadjoint.Tape()) as tape:
         pyadjoint.continue_annotation()
-        u = npde.solve(problem, lambda x: np.sin(3 * x[0]) + x[1], t=(0, 0.2), dt=0.05, scheme=npde.CrankNicolson())
+        u = npde.solve(problem, lambda x: np.sin(3 * x[0]) + x[1], t=(0, 0.2), dt=0.05, scheme=scheme)
         loss = npde.misfit(u, 0.1)
         pyadjoint.pause_annotation()
     functional = pyadjoint.ReducedFunctional(loss, [pyadjoint.Control(c) for c in controls], tape=tape)
-    found = {"loss": float(loss)}
-    found |= {c.name: as_array(d).tolist() for c, d in zip(controls, functional.derivative(), strict=True)}
-    along = [c.like(np.cos(np.arange(c.ufl_shape[0]))) for c in controls]
-    products = functional.hessian(along)
-    found |= {f"{c.name} second": as_array(d).tolist() for c, d in zip(controls, products, strict=True)}
+    found = {f"{label} loss": float(loss)}
+    gradients = functional.derivative()
+    products = functional.hessian([c.like(np.cos(np.arange(c.ufl_shape[0]))) for c in controls])
+    for c, gradient, product in zip(controls, gradients, products, strict=True):
+        found |= {f"{label} {c.name}": as_array(gradient).tolist(), f"{label} {c.name} 2": as_array(product).tolist()}
+    return found
+
+
+def main():
+    D, f, g = network("D", 1, nn.Softplus, 1), network("f", 2, nn.Tanh, 2), network("g", 1, nn.ReLU, 3)
+
+    def flux(u, x, t):
+        return (0.3 + 0.1 * D(u)) * ufl.grad(u)
+
+    equation = npde.NPDE(flux=flux, source=lambda u, x, t: u * f(u, x[0]) + g(u))
+    square = npde.FEM(equation, fem.functionspace(mesh.create_unit_square(COMM, 6, 5), ("Lagrange", 1)))
+    found = derivatives("square", square, [n.weights for n in (D, f, g)], npde.CrankNicolson())
+    few = npde.NPDE(flux=flux, source=lambda u, x, t: u * f(u, x[0]))
+    line = npde.FEM(few, fem.functionspace(mesh.create_unit_interval(COMM, 2), ("Lagrange", 1)))
+    found |= derivatives("line", line, [n.weights for n in (D, f)])
     if COMM.rank == 0:
         print(json.dumps(found))
 
