@@ -176,6 +176,7 @@ class FD(Semidiscrete):
         self._lay_out()
         self._masses_known = False
         self.update()
+        self._meet_flow()
 
     def with_equation(self, equation: NPDE) -> FD:
         """Return another equation on the same grid with the same boundary conditions."""
@@ -199,8 +200,8 @@ class FD(Semidiscrete):
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
         dt = ufl.Constant(domain)
-        kind = {"masked": self.grid.mask is not None, "padded": self.layout.padded}
-        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, **kind)
+        masked, padded = self.grid.mask is not None, self.layout.padded
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=masked, padded=padded)
         self.networks = FDNetworks(self)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):

@@ -176,6 +176,7 @@ class FEM(Semidiscrete):
         self._both: Mass | Diagonal | None = None
         self._ratio = np.nan
         self.update()
+        self._meet_flow()
 
     def with_equation(self, equation: NPDE) -> FEM:
         """Return another equation on the same space with the same boundary conditions."""
