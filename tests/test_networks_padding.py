@@ -1,4 +1,4 @@
-"""Grids with padding: convolutions of torch, arrays padded by numpy, Jacobians and gradients, on any number of ranks."""
+"""Grids with padding: convolutions of torch, arrays padded by numpy, Jacobians and gradients, any number of ranks."""
 
 import importlib
 import sys

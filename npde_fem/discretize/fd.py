@@ -13,7 +13,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
-from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
+from npde_fem.boundary import (
+    Absorbing,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Outflow,
+    Periodic,
+    Robin,
+    checked_conditions,
+)
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
@@ -190,6 +199,11 @@ class FD(Semidiscrete):
                 raise ValueError(
                     f"{type(bc).__name__}: given on a grid with padding={self.grid.padding!r}, which says what lies "
                     "beyond its points; Periodic allowed"
+                )
+            if isinstance(bc, Outflow):
+                raise ValueError(
+                    'Outflow: for FEM only; on a grid Grid(..., padding="replicate") or padding="reflect" lets the '
+                    "state leave without normal slope"
                 )
 
     def _write_equation(self) -> None:
