@@ -75,9 +75,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import :mod:`npde_fem.learn` when it is asked for: torch takes longer than all the rest."""
-    if name == "learn":
-        return importlib.import_module("npde_fem.learn")
+    """Import what uses torch when it is asked for: torch takes longer than all the rest."""
+    if name in ("learn", "networks"):
+        return importlib.import_module(f"npde_fem.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
