@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isclose
@@ -160,7 +161,8 @@ def _convolutional(
     while parts and isinstance(parts[0], nn.Unflatten):
         told = parts.pop(0)
         shape = tuple(told.unflattened_size)[1:] if shape is None else shape  # type: ignore[union-attr, arg-type]
-    end = next((k for k, p in enumerate(parts) if isinstance(p, nn.Flatten | Nonlocal | (*_MEANS,))), len(parts))  # type: ignore[arg-type]
+    behind = (nn.Flatten, Nonlocal, *_MEANS)
+    end = next((k for k, part in enumerate(parts) if isinstance(part, behind)), len(parts))
     head, tail = parts[:end], parts[end:]
     readings = [p for p in head if isinstance(p, Convolution)]
     if not readings:
@@ -252,17 +254,16 @@ def _readout(tail: list[Part], chain: _Chain) -> tuple[Array, Array | None] | No
         left.pop(0)
     if not left and not mean:
         return None
-    linear = left.pop(0) if left and isinstance(left[0], Nonlocal) else None
+    linear = next((part for part in left[:1] if isinstance(part, Nonlocal)), None)
+    del left[: 0 if linear is None else 1]
     if left:
         told = ", ".join(p.name if isinstance(p, Reading) else str(p) for p in left)
         raise _refuse(
             f"behind the convolutions there is more than one Linear: {told}",
             "Flatten and one Linear allowed; interpret the network without what comes after them",
         )
-    if linear is None:
-        weight, bias = np.eye(chain.channels), None
-    else:
-        weight, bias = linear.matrix(), linear.dt * linear.source
+    weight = np.eye(chain.channels) if linear is None else linear.matrix()
+    bias = None if linear is None else linear.dt * linear.source
     if mean:
         points = len(chain.phases[-1].points(pooled=True)[0])
         weight = np.repeat(weight, points, axis=1) / points
@@ -324,16 +325,18 @@ def _driven(parts: Sequence[Part], lower: float | Sequence[float]) -> DrivenElma
     if len(cells) > 1:
         names = ", ".join(cell.name for cell in cells)
         raise _refuse(f"recurrent layers {names} drive each other", "one recurrent layer allowed")
-    cell, behind, taken = cells[0], list(parts[1:]), []
-    while behind and isinstance(behind[0], Take):
-        taken.append(behind.pop(0).index)
-    readout = behind.pop(0) if behind and type(behind[0]) is Nonlocal else None
+    cell, behind = cells[0], list(parts[1:])
+    takes: list[Any] = list(itertools.takewhile(lambda part: isinstance(part, Take), behind))
+    taken = tuple(part.index for part in takes)
+    del behind[: len(takes)]
+    readout = next((part for part in behind[:1] if type(part) is Nonlocal), None)
+    del behind[: 0 if readout is None else 1]
     if parts[0] is not cell or behind:
         raise _refuse("layers before, or several behind, a recurrent one", "one recurrent layer and one Linear allowed")
     final = (0, (slice(None), -1)) if cell.batch_first else (0, -1)
-    everything = tuple(taken) in ((), (0,)) and cell.kind != "RNNCell"
-    if not everything and tuple(taken) not in ((), final, (1,), (1, -1), (1, 0)):
-        raise _refuse(f"{taken} taken of the states of {cell.name!r}", "all of them, or the last, allowed")
+    everything = taken in ((), (0,)) and cell.kind != "RNNCell"
+    if not everything and taken not in ((), final, (1,), (1, -1), (1, 0)):
+        raise _refuse(f"{list(taken)} taken of the states of {cell.name!r}", "all of them, or the last, allowed")
     network = ElmanNetwork(
         cell.sources.shape[1],
         grid=Lattice(cell.shape, cell.spacing, lower, "replicate"),  # type: ignore[arg-type]
