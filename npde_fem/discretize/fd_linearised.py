@@ -599,7 +599,7 @@ class FDLinearised(Linearised):
         for p in self.controls:
             if p.is_field:
                 ghosted = self._gradients[p.name].copy()
-                problem.layout.halo(ghosted.shape[-1]).reverse(ghosted)
+                problem.layout.field_halo(ghosted.shape[-1]).reverse(ghosted)
                 found[p.name] = ghosted[problem.layout.inner].flatten()
             elif p in self._trained:
                 found[p.name] = problem.comm.allreduce(problem.networks.evaluators[p.network].gradient())

@@ -4,14 +4,14 @@ One explicit step of length dt of ``u_t = div(D grad u - c u) + m u + s`` on poi
 
     K = E + dt (m 1 - sum_a c_a d_a + sum_ab D_ab d_a d_b + rest),
 
-where E is the identity (of the channels that go in and out alike), ``d_a`` the central first difference divided by h_a and
-``d_a d_a`` the second one divided by h_a^2. The moments of a kernel give the coefficients (THEORY: *Discretising it
-generates networks*): with offsets o in steps,
+where E is the identity (of the channels that go in and out alike), ``d_a`` the central first difference divided by
+h_a and ``d_a d_a`` the second one divided by h_a^2. The moments of a kernel give the coefficients: with offsets o in
+steps,
 
     m = sum_o L_o,    c_a = -h_a sum_o L_o o_a,    D_ab = h_a h_b / 2 sum_o L_o o_a o_b,    L = (K - E) / dt.
 
-What is left is the rest. For kernels 3 wide it lies in the span of the higher products of the differences 1, d, dd (none
-in 1D, 3 in 2D, 17 in 3D); for wider ones it is any kernel whose moments up to order 2 vanish.
+What is left is the rest. For kernels 3 wide it lies in the span of the higher products of the differences 1, d, dd
+(none in 1D, 3 in 2D, 17 in 3D); for wider ones it is any kernel whose moments up to order 2 vanish.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,16 +67,16 @@ def _stencils(size: tuple[int, ...]) -> tuple[Array, Array]:
     dim = len(size)
     first, second = np.zeros((dim, *size)), np.zeros((dim, dim, *size))
 
-    def put(into: Array, orders: list[int]) -> None:
+    def put(into: Array, orders: tuple[int, ...]) -> None:
         if all(order == 0 or n > 1 for order, n in zip(orders, size, strict=True)):
             middle = tuple(slice(n // 2 - 1, n // 2 + 2) if n > 1 else slice(None) for n in size)
             narrow = tuple(slice(None) if n > 1 else slice(1, 2) for n in size)
-            into[middle] = _product(tuple(orders))[narrow]
+            into[middle] = _product(orders)[narrow]
 
     for a in range(dim):
-        put(first[a], [int(k == a) for k in range(dim)])
+        put(first[a], tuple(int(k == a) for k in range(dim)))
         for b in range(dim):
-            put(second[a, b], [int(k == a) + int(k == b) for k in range(dim)])
+            put(second[a, b], tuple(int(k == a) + int(k == b) for k in range(dim)))
     return first, second
 
 
@@ -88,7 +89,8 @@ def _offsets(size: tuple[int, ...]) -> Array:
 def identity_kernel(out_channels: int, in_channels: int, size: tuple[int, ...]) -> Array:
     """Return the kernel E, shape ``(C_out, C_in, *size)``, that leaves the channels which go in and out as they are."""
     kernel = np.zeros((out_channels, in_channels, *size))
-    kernel[(slice(None), slice(None), *(n // 2 for n in size))] = np.eye(out_channels, in_channels)
+    middle: tuple[Any, ...] = (slice(None), slice(None), *(n // 2 for n in size))
+    kernel[middle] = np.eye(out_channels, in_channels)
     return kernel
 
 
@@ -115,33 +117,35 @@ def kernel_from(
     torch.Tensor
         Shape ``(C_out, C_in, *size)``, a convolution in torch's sense: ``(K u)(x) = sum_o K_o u(x + o h)``.
     """
-    size, (n_out, n_in) = tuple(rest.shape[2:]), mass.shape
-    like = {"dtype": mass.dtype, "device": mass.device}
-    h = torch.tensor(spacing, **like)
-    first, second = (torch.tensor(s, **like) for s in _stencils(size))
-    one = torch.tensor(identity_kernel(1, 1, size)[0, 0], **like)
-    step = torch.tensordot(mass[..., None], one[None], 1) - torch.tensordot(drift / h, first, 1)
+    size = tuple(rest.shape[2:])
+    h = _tensor(np.array(spacing), mass)
+    first, second = (_tensor(stencils, mass) for stencils in _stencils(size))
+    one = _tensor(identity_kernel(1, 1, size)[0], mass)
+    step = torch.tensordot(mass[..., None], one, 1) - torch.tensordot(drift / h, first, 1)
     step = step + torch.tensordot(diffusion / torch.outer(h, h), second, 2) + rest
-    return torch.tensor(identity_kernel(n_out, n_in, size), **like) + dt * step
+    return _identity(step) + dt * step
+
+
+def _tensor(array: Array, like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(array, dtype=like.dtype, device=like.device)
+
+
+def _identity(like: torch.Tensor) -> torch.Tensor:
+    return _tensor(identity_kernel(like.shape[0], like.shape[1], tuple(like.shape[2:])), like)
 
 
 def split_kernel(
     kernel: torch.Tensor, spacing: tuple[float, ...], dt: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return mass, drift, diffusion and rest of a kernel: the inverse of :func:`kernel_from`, for any odd sizes."""
-    size, (n_out, n_in) = tuple(kernel.shape[2:]), kernel.shape[:2]
-    like = {"dtype": kernel.dtype, "device": kernel.device}
-    h = torch.tensor(spacing, **like)
-    step = (kernel - torch.tensor(identity_kernel(n_out, n_in, size), **like)) / dt
-    flat, o = step.flatten(2), torch.tensor(_offsets(size), **like).flatten(1)
+    h = _tensor(np.array(spacing), kernel)
+    step = (kernel - _identity(kernel)) / dt
+    flat, o = step.flatten(2), _tensor(_offsets(tuple(kernel.shape[2:])), kernel).flatten(1)
     mass, drift = flat.sum(2), -h * (flat @ o.T)
-    diffusion = 0.5 * torch.outer(h, h) * torch.einsum("ijk,ak,bk->ijab", flat, o, o)
-    rest = step - (kernel_from(mass, drift, diffusion, torch.zeros_like(step), spacing, 1.0) - _unit(step))
-    return mass, drift, diffusion, rest
-
-
-def _unit(like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(identity_kernel(*like.shape[:2], tuple(like.shape[2:])), dtype=like.dtype, device=like.device)
+    second = torch.einsum("ijk,ak,bk->ijab", flat, o, o)
+    diffusion = 0.25 * torch.outer(h, h) * (second + second.mT)
+    local = kernel_from(mass, drift, diffusion, torch.zeros_like(step), spacing, 1.0) - _identity(kernel)
+    return mass, drift, diffusion, step - local
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,9 @@ class Coefficients:
                 f"kernel of shape {weights.shape} given; (C_out, C_in, *size) with 1 to 3 odd sizes allowed"
             )
         h = tuple(np.broadcast_to(np.asarray(spacing, dtype=np.float64), (weights.ndim - 2,)).tolist())
-        parts = (part.numpy() for part in split_kernel(torch.from_numpy(weights), h, float(dt)))
+        mass, drift, diffusion, rest = (p.numpy() for p in split_kernel(torch.from_numpy(weights), h, float(dt)))
         source = np.zeros(len(weights)) if bias is None else np.array(bias, dtype=np.float64) / dt
-        return cls(*parts, source, h, dt)
+        return cls(mass, drift, diffusion, rest, source, h, dt)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -245,8 +249,10 @@ class Coefficients:
 
     def kernel(self) -> Array:
         """Return the kernel K, shape ``(C_out, C_in, *size)``."""
-        parts = (torch.from_numpy(p.copy()) for p in (self.mass, self.drift, self.diffusion, self.rest))
-        made: Array = kernel_from(*parts, self.spacing, self.dt).numpy()
+        mass, drift, diffusion, rest = (
+            torch.from_numpy(p.copy()) for p in (self.mass, self.drift, self.diffusion, self.rest)
+        )
+        made: Array = kernel_from(mass, drift, diffusion, rest, self.spacing, self.dt).numpy()
         return made
 
     def bias(self) -> Array:
@@ -256,7 +262,7 @@ class Coefficients:
     @property
     def remainder(self) -> float:
         """Share of the rest in the step: ``||rest|| / ||(K - E) / dt||`` (Frobenius norms), 0 for no step at all."""
-        step = (self.kernel() - identity_kernel(*self.mass.shape, self.size)) / self.dt
+        step = (self.kernel() - identity_kernel(len(self.mass), self.mass.shape[1], self.size)) / self.dt
         whole = float(np.linalg.norm(step))
         return float(np.linalg.norm(self.rest)) / whole if whole else 0.0
 
