@@ -64,8 +64,9 @@ class NPDE:
     dtype
         ``float`` or ``complex``: what the state's values are.
     flow
-        Exact flow of the source, for splitting schemes: callable ``(u, x, t, dt)`` that returns the solution at
-        ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at ``t``, of the state's shape.
+        What splitting schemes apply at every node: callable ``(u, x, t, dt)`` of the state's shape. For Strang and
+        Relaxation it is the exact flow of the source, the solution at ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at
+        ``t``; for Lie the flow of a reaction besides the source, or any map of the values at a point.
     name
         Used in messages and files.
 

@@ -13,7 +13,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
-from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
+from npde_fem.boundary import (
+    Absorbing,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Outflow,
+    Periodic,
+    Robin,
+    checked_conditions,
+)
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
@@ -176,6 +185,7 @@ class FD(Semidiscrete):
         self._lay_out()
         self._masses_known = False
         self.update()
+        self._meet_flow()
 
     def with_equation(self, equation: NPDE) -> FD:
         """Return another equation on the same grid with the same boundary conditions."""
@@ -190,6 +200,11 @@ class FD(Semidiscrete):
                     f"{type(bc).__name__}: given on a grid with padding={self.grid.padding!r}, which says what lies "
                     "beyond its points; Periodic allowed"
                 )
+            if isinstance(bc, Outflow):
+                raise ValueError(
+                    'Outflow: for FEM only; on a grid Grid(..., padding="replicate") or padding="reflect" lets the '
+                    "state leave without normal slope"
+                )
 
     def _write_equation(self) -> None:
         self._ufl_domain = domain = abstract_domain(self.dim)
@@ -199,8 +214,8 @@ class FD(Semidiscrete):
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
         dt = ufl.Constant(domain)
-        kind = {"masked": self.grid.mask is not None, "padded": self.layout.padded}
-        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, **kind)
+        masked, padded = self.grid.mask is not None, self.layout.padded
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=masked, padded=padded)
         self.networks = FDNetworks(self)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):

@@ -85,12 +85,13 @@ def jacobian_times(problem, state, values):
     return found
 
 
-def main():
+def measured():
+    """Everything of all problems, as whole grids, on rank 0."""
     found = {}
     for name, make in PROBLEMS.items():
         kit = linearised.Kit(make())
         p = kit.problem
-        start, numbers = p.initial(lambda x: np.stack([1 + 0.5 * np.sin(3 * x[0] + x[1]), np.cos(x[1] + 2 * x[0])])), {}
+        start = p.initial(lambda x: np.stack([1 + 0.5 * np.sin(3 * x[0] + x[1]), np.cos(x[1] + 2 * x[0])]))
         results = {"value": {"": kit.value("all")}, "matrix": {"": jacobian_times(p, kit.state, kit.v)}}
         for term in (*linearised.TERMS, "integral"):
             results[term], results[f"{term} second"] = kit.back(term), kit.back(term, second=True)
@@ -101,6 +102,11 @@ def main():
         for what, parts in results.items():
             for part, values in parts.items():
                 found[f"{name} {what} {part}"] = values if part in numbers else linearised.whole(p, values)
+    return found
+
+
+def main():
+    found = measured()
     if COMM.rank == 0:
         np.savez(sys.argv[1], **found)
 
