@@ -104,7 +104,7 @@ class Driven(ABC):
         """
         if isinstance(substeps, bool) or not isinstance(substeps, int) or substeps < 1:
             raise ValueError(f"substeps = {substeps!r} given; a positive integer allowed")
-        rows = as_numbers("inputs", inputs.detach().cpu() if isinstance(inputs, torch.Tensor) else inputs)
+        rows = as_numbers("inputs", inputs.detach().cpu().numpy() if isinstance(inputs, torch.Tensor) else inputs)
         if rows.ndim != 2 or rows.shape[1] != self.network.inputs or not len(rows):
             raise ValueError(f"inputs of shape {rows.shape} given; (steps, {self.network.inputs}) allowed")
         problem = _problem(self.equation, self.lattice, on, comm)
@@ -130,7 +130,7 @@ class Driven(ABC):
 
     def _given(self, label: str, state: Any) -> Array:
         """Return a state's values at the lattice's points, flat."""
-        array = as_numbers(label, state.detach().cpu() if isinstance(state, torch.Tensor) else state)
+        array = as_numbers(label, state.detach().cpu().numpy() if isinstance(state, torch.Tensor) else state)
         if array.shape not in {self.lattice.shape, (self.lattice.size,)}:
             raise ValueError(f"{label} of shape {array.shape} given; {self.lattice.shape} allowed")
         return array.reshape(-1)

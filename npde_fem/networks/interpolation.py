@@ -12,9 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-__all__ = ["checked_points", "interpolation", "lattice_of"]
+__all__ = ["check_count", "checked_points", "interpolation", "lattice_of"]
 
 Beyond = Literal["zeros", "replicate", "reflect", "circular"]
+
+
+def check_count(label: str, count: Any) -> None:
+    """Raise ValueError unless a number of inputs or outputs is a positive integer."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{label} = {count!r} given; a positive integer allowed")
 
 
 def lattice_of(label: str, grid: Any, boundary: str | None) -> Lattice:

@@ -6,9 +6,9 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any
 
-from npde_fem.networks.interpolation import checked_points, interpolation, lattice_of
+from npde_fem.networks.interpolation import check_count, checked_points, interpolation, lattice_of
 from npde_fem.networks.network import Network
-from npde_fem.networks.reactions import Identity, ReLU, Tanh, reaction_named
+from npde_fem.networks.reactions import ReLU, Tanh, reaction_named
 from npde_fem.networks.waves import Readout, WaveNetwork, wave_rnn
 
 import torch
@@ -68,9 +68,9 @@ class ElmanNetwork(Network):
             raise ValueError(f"rnn: dt = {dt} given; a positive finite number allowed")
         if observe not in ("last", "all"):
             raise ValueError(f"rnn: observe {observe!r} given; 'last' or 'all' allowed")
-        for name, count in (("inputs", inputs), ("outputs", outputs)):
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"rnn: {name} = {count!r} given; a positive integer allowed")
+        check_count("rnn: inputs", inputs)
+        if outputs is not None:
+            check_count("rnn: outputs", outputs)
         self.lattice = lattice = lattice_of("rnn", hidden if grid is None else grid, boundary)
         self.inputs, self.dt, self.local, self.observe = inputs, float(dt), local, observe
         self.reaction = reaction_named(reaction)

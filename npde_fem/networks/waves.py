@@ -6,7 +6,7 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from npde_fem.networks.interpolation import checked_points, interpolation, lattice_of
+from npde_fem.networks.interpolation import check_count, checked_points, interpolation, lattice_of
 from npde_fem.networks.leapfrog import Medium, laplacian, march, strain
 from npde_fem.networks.network import Network
 
@@ -71,6 +71,9 @@ class WaveNetwork(Network):
         super().__init__()
         dtype = torch.get_default_dtype() if dtype is None else dtype
         self.lattice = lattice_of("wave_rnn", grid, boundary)
+        check_count("wave_rnn: inputs", inputs)
+        if outputs is not None:
+            check_count("wave_rnn: outputs", outputs)
         self.inputs, self.intensity, self.observe = inputs, intensity, observe
         if observe not in ("last", "all"):
             raise ValueError(f"wave_rnn: observe {observe!r} given; 'last' or 'all' allowed")
