@@ -210,6 +210,35 @@ def test_any_number_of_ranks(ranks, mpirun):
             np.testing.assert_allclose(values, expected[what], rtol=1e-8, atol=1e-8 * scale, err_msg=f"{kind} {scheme}")
 
 
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "reflect"])
+def test_steps_are_layers_of_torch(padding):
+    """Values and gradients of a batch are those of convolutions, tanh after each, by torch's own differentiation."""
+    torch = pytest.importorskip("torch")
+    d, c, s = npde.Parameter("d", 0.4), npde.Parameter("c", 0.3), npde.Parameter("s", 0.2)
+    equation = npde.NPDE(
+        flux=lambda u, x, t: d * ufl.grad(u) - c * u * ufl.as_vector([1.0, 2.0]),
+        source=lambda u, x, t: s,
+        flow=lambda u, x, t, dt: ufl.tanh(u),
+    )
+    problem = npde.FD(equation, npde.Grid(COMM, (6, 5), (0, 0), (5, 4), padding=padding))
+    layer = npde.learn.Layer(problem, (0, 0.3), 0.1, npde.Lie(checked=False))
+    start = torch.from_numpy(np.random.default_rng(3).random((3, 30))).requires_grad_()
+    found = torch.autograd.grad(layer(start).square().sum(), [start, layer.d, layer.c, layer.s])
+
+    free = [torch.tensor(p.value.item(), dtype=torch.float64, requires_grad=True) for p in (d, c, s)]
+    bend = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)
+    # The layer's values run over x fastest: a tensor's last axis is x here.
+    slope = torch.tensor([[0, -1, 0], [-0.5, 0, 0.5], [0, 1, 0]], dtype=torch.float64)
+    u = start.reshape(3, 1, 5, 6)
+    for _ in range(3):
+        padded = torch.nn.functional.pad(u, [1] * 4, mode="constant" if padding == "zeros" else padding)
+        kernel = (free[0] * bend - free[1] * slope)[None, None]
+        u = torch.tanh(u + 0.1 * (torch.nn.functional.conv2d(padded, kernel) + free[2]))
+    torch.testing.assert_close(layer(start), u.reshape(3, 30), rtol=1e-12, atol=1e-13)
+    for one, expected in zip(found, torch.autograd.grad(u.square().sum(), [start, *free]), strict=True):
+        torch.testing.assert_close(one, expected.reshape(one.shape), rtol=1e-11, atol=1e-12)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------
 
 

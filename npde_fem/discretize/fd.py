@@ -707,10 +707,10 @@ class FD(Semidiscrete):
     def fuses(self) -> bool:
         """Whether a step is one pass over the grid: the mass matrix is one number times the control volumes.
 
-        Networks need a pass of their own.
+        Networks and nonlocal terms need a pass of their own.
         """
         one_number = self._damping.shape == () and self._damping != 0 and not self.second_order
-        return bool(one_number and not self.networks.sites)
+        return bool(one_number and not self.networks.sites and self.equation.nonlocal_term is None)
 
     def _inner(self, state: Array) -> Array:
         """View the owned points of one state or of many."""
@@ -789,7 +789,17 @@ class FD(Semidiscrete):
             for e, flux in self._boundary_flux(t, state):
                 for k, c in enumerate(e.components):
                     np.add.at(out.reshape(-1, self.components)[:, c], e.faces.points.flat, flux[:, k])
+        if self.equation.nonlocal_term is not None:
+            self.store(state, self._owned)
+            self.add_nonlocal(part, self._owned, out)
         out[self.constrained] = 0.0
+
+    @cached_property
+    def _owned(self) -> Array:
+        return np.zeros(self.n_owned)
+
+    def source_times(self, values: Array, out: Array) -> None:
+        self.gram_times(values, out)
 
     @property
     def mass_is_diagonal(self) -> bool:
@@ -851,7 +861,7 @@ class FD(Semidiscrete):
 
     def _advance(self, t: float, state: Array, base: Array, step: float, t_out: float, out: Array) -> bool:
         inverse = self._inverse("mass", self._damping)
-        if inverse.shape == ():
+        if inverse.shape == () and self.equation.nonlocal_term is None:
             self._arguments.t = t
             self.networks.fill(self._needed("all"), t, state)
             factor = step * float(inverse)
@@ -885,7 +895,8 @@ class FD(Semidiscrete):
 
     def accelerate(self, t: float, state: Array, v: Array, factor: float, a: Array) -> bool:
         inertia, damping, c = self._inertia, self._damping, self.constrained
-        if self._is_matrix(inertia) or self._is_matrix(damping) or self.grid.mask is not None:
+        simple = self.grid.mask is None and self.equation.nonlocal_term is None
+        if self._is_matrix(inertia) or self._is_matrix(damping) or not simple:
             return super().accelerate(t, state, v, factor, a)
         self._inverse("inertia", inertia)  # raises if there is none
         self._arguments.t = t
@@ -1046,6 +1057,8 @@ class FD(Semidiscrete):
         *,
         whole: bool = False,
     ) -> None:
+        if rate_factor and part != "flux":
+            self.refuse_nonlocal("jacobian")
         m, own, centre = self.components, self._jacobian(part), self._entries.centre
         values = self._jacobian("all").values
         self._arguments.t = t

@@ -362,6 +362,7 @@ class FDLinearised(Linearised):
         self._still = problem.new_state()
         self.pulled, self._weights = problem.new_state(), problem.new_state()
         self.state, self.t, self._step = self._still, 0.0, 0.0
+        self._direction, self._moved = self._still, np.zeros(problem.n_owned)
         self._point = object()
         self._gradients = {p.name: problem.new_ghosted(p) for p in self._fields}
         self._moves = {p.name: problem.new_ghosted(p) for p in self._fields}
@@ -523,6 +524,9 @@ class FDLinearised(Linearised):
         self._term(term).second.write(self.t, out)
         for faces in self._boundary_of(term):
             np.add.at(out, faces.dofs, faces.tangent(self.t))
+        if self.problem.equation.nonlocal_term is not None:
+            self.problem.store(self._direction, self._moved)
+            self.problem.add_nonlocal(term, self._moved, out)
         if term not in ("mass", "inertia"):
             out[self.problem.constrained] = 0.0
 
@@ -532,6 +536,8 @@ class FDLinearised(Linearised):
         (rows.second if second else rows).pull(self.t, self._weights, out)
         for faces in self._boundary_of(term):
             faces.pull(self.t, adjoint, out, second=second)
+        if not second:
+            self.problem.add_nonlocal(term, adjoint, out, transposed=True)
 
     def pull(self, term: Term, adjoint: Array, out: Array) -> None:
         self._pull(term, adjoint, out, second=False)

@@ -707,10 +707,28 @@ class FEM(Semidiscrete):
         form = self._rate_forms[part]
         if form is None:
             out[:] = 0.0
-            return
-        self.set_state(t, state)
-        self._assemble(form, out)
+        else:
+            self.set_state(t, state)
+            self._assemble(form, out)
+        self.add_nonlocal(part, state, out)
         out[self.constrained] = 0.0
+
+    @cached_property
+    def _source_mass(self) -> Mass | Diagonal:
+        """The mass matrix without damping, by the rules that R and M are integrated by."""
+        none, v = np.zeros(0, dtype=np.int32), ufl.TestFunction(self.space)
+        cells = lumping(self.space, self.dim) if self._lumped else self._metadata
+        dx = ufl.Measure("dx", domain=self.mesh, metadata=cells)
+        if not self._lumped:
+            u = ufl.TrialFunction(self.space)
+            return Mass(Assembler(self.comm, self.compile(ufl.inner(u, v) * dx)), none, "cg")
+        ones = ufl.as_ufl(1.0) if self.components == 1 else ufl.as_vector([1.0] * self.components)
+        entries = np.zeros(self.n_owned)
+        self._assemble(self.compile(ufl.inner(ones, v) * dx), entries)
+        return Diagonal(entries, none)
+
+    def source_times(self, values: Array, out: Array) -> None:
+        self._source_mass.times(values, out)
 
     # -- mass matrices ---------------------------------------------------------------------------------------
 
@@ -967,6 +985,8 @@ class FEM(Semidiscrete):
         *,
         whole: bool = False,
     ) -> None:
+        if rate_factor and part != "flux":
+            self.refuse_nonlocal("jacobian")
         operator = self._operator(part)
         self.set_state(t, state)
         for constant, factor in zip(self._factors, (mass_factor, rate_factor, inertia_factor), strict=True):

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 from npde_fem.parallel import alike
 from npde_fem.taped import Taped
@@ -16,9 +16,9 @@ import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Grid", "GridFunction", "Halo", "Layout", "Padding"]
+__all__ = ["PADDINGS", "Grid", "GridFunction", "Halo", "Layout"]
 
-Padding = Literal["zeros", "replicate", "reflect"]
+PADDINGS = ("zeros", "replicate", "reflect")
 """What lies one point beyond the first and the last: 0, the value of the last point, or of the one before the last."""
 
 
@@ -57,7 +57,7 @@ class Grid:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     mask: npt.NDArray[np.bool_] | Callable | None = None
-    padding: Padding | None = None
+    padding: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.comm, MPI.Comm):
@@ -86,8 +86,8 @@ class Grid:
             raise ValueError(f"Grid: lower {self.lower} and upper {self.upper} must be finite")
         if not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"Grid: lower {self.lower} must be below upper {self.upper} along every axis")
-        if self.padding is not None and self.padding not in get_args(Padding):
-            allowed = ", ".join(f'"{rule}"' for rule in get_args(Padding))
+        if self.padding is not None and self.padding not in PADDINGS:
+            allowed = ", ".join(f'"{rule}"' for rule in PADDINGS)
             raise ValueError(f"Grid: padding {self.padding!r} given; {allowed} or None allowed")
         if self.padding is not None and self.mask is not None:
             raise ValueError("Grid: padding and mask given; a grid can have one of them")
@@ -179,7 +179,7 @@ class Layout:
     def field_halo(self, components: int) -> Halo:
         """Return the exchange of ghosts of a field parameter: beyond the box it goes on, mirrored on such a grid."""
         if components not in self._field_halos:
-            beyond: Padding = "reflect" if self.grid.padding == "reflect" else "replicate"
+            beyond = "reflect" if self.grid.padding == "reflect" else "replicate"
             padding = tuple(None if periodic else beyond for periodic in self.periodic)
             self._field_halos[components] = Halo(self, components, padding)
         return self._field_halos[components]
@@ -278,7 +278,7 @@ class Halo:
     """
 
     def __init__(
-        self, layout: Layout, components: int, padding: tuple[Padding | None, ...], copies: tuple[int, ...] = ()
+        self, layout: Layout, components: int, padding: tuple[str | None, ...], copies: tuple[int, ...] = ()
     ) -> None:
         self._comm = layout.comm
         self._moves: list[tuple[Any, ...]] = []

@@ -90,7 +90,7 @@ class Batch:
 
         So it is where the implicit part of the scheme is linear (one matrix, one factorisation, many right-hand sides),
         and for explicit schemes on grids where the damping is one number (one compiled loop), without batched
-        parameters. Steps must not adapt, and equations of second order in time share none.
+        parameters. Steps must not adapt; equations of second order in time, or with a nonlocal term, share none.
 
         Parameters
         ----------
@@ -101,7 +101,8 @@ class Batch:
             not dR/du, mass matrices or the flow.
         """
         scheme = STATIONARY if problem.stationary else scheme_for(scheme, problem.second_order)
-        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive):
+        local = problem.equation.nonlocal_term is None
+        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive) or not local:
             return False
         if scheme.is_explicit:
             return isinstance(problem, FD) and problem.fuses and not batched

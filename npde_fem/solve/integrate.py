@@ -237,6 +237,7 @@ def solve(
     if velocity is not None and not problem.second_order:
         raise ValueError("solve: velocity is for equations with inertia; this one has none")
     if problem.stationary:
+        problem.refuse_nonlocal("a stationary solve")
         values = problem.initial(u0)
         if any(given is not None for given in (t, dt, observe)):
             raise ValueError(
@@ -252,6 +253,8 @@ def solve(
         raise ValueError("preconditioner: for stationary problems only; this one has a time derivative")
     t0, t1 = _interval(t)
     scheme = scheme_for(scheme, problem.second_order)
+    if not scheme.is_explicit:
+        problem.refuse_nonlocal(f"scheme {scheme.name}")
     check_flow(problem, scheme)
     step = _step(dt, t0, t1, scheme)
     times, callback = _observation(observe, t0, t1)
