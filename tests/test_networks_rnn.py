@@ -148,7 +148,7 @@ def test_trained_as_its_twin():
     net = ElmanNetwork.from_torch(cell, readout)
     net.source.requires_grad_(False)
     x = inputs(64, 5)
-    wanted = (x[:, 0, :1] * x[:, 3, 1:]).tanh()
+    wanted = (x[:, 4, :1] - x[:, 3, 1:]).tanh()
     losses = []
     for run, parameters in (
         (net, [p for p in net.parameters() if p.requires_grad]),
@@ -201,3 +201,15 @@ def test_bad_inputs():
         rnn(2, 6, reaction="identity").as_torch()
     with pytest.raises(ValueError, match="2 layers in both directions given; one layer"):
         ElmanNetwork.from_torch(torch.nn.RNN(2, 5, num_layers=2, bidirectional=True))
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------
+
+
+def test_ranks(mpirun, tmp_path):
+    mpirun(1, "recurrent.py", tmp_path / "one.npz")
+    mpirun(3, "recurrent.py", tmp_path / "three.npz")
+    one, three = np.load(tmp_path / "one.npz"), np.load(tmp_path / "three.npz")
+    assert set(one.files) == {"wave", "elman", "local", "mesh"}
+    for name in one.files:
+        np.testing.assert_allclose(three[name], one[name], rtol=0, atol=1e-10 * np.abs(one[name]).max())

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npde_fem import physics
 from npde_fem.discretize import FD, FEM, Probe, Semidiscrete, periodic_mesh
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.equation import NPDE
 from npde_fem.networks.interpolation import interpolation
 from npde_fem.networks.lattice import Lattice
 from npde_fem.nonlocal_terms import Integral
-from npde_fem.parallel import alike
 from npde_fem.parameter import Parameter, as_numbers
+from npde_fem.physics import wave
 from npde_fem.solve import Leapfrog, Lie, Solution, solve
+from npde_fem.solve.integrate import moving
 
 import dolfinx.mesh as dmesh
 import numpy as np
@@ -110,19 +110,30 @@ class Driven(ABC):
         problem = _problem(self.equation, self.lattice, on, comm)
         at_nodes = interpolation(self.lattice, problem.coordinates()[:, : self.lattice.dim], self.lattice.boundary)
         probe = Probe(problem, self.lattice.coordinates().reshape(self.lattice.dim, -1).T)
-        states, n = np.empty((len(rows), self.lattice.size)), 0
-        for solution, stretch in self._stretches(problem, at_nodes, rows, state, substeps):
-            for values in stretch:
-                states[n] = probe.apply(values)[:, 0]
-                n += 1
-        outputs = self.network.read(torch.from_numpy(self._signals(states))[None])[0].numpy()
-        return DrivenResult(outputs, states.reshape(-1, *self.lattice.shape), solution)
+        states: list[Array] = []
+
+        def see(values: Array) -> None:
+            states.append(probe.apply(values)[:, 0])
+
+        solution = self._run(problem, at_nodes, rows, state, substeps, see)
+        found = np.array(states)
+        outputs = self.network.read(torch.from_numpy(self._signals(found))[None])[0].numpy()
+        return DrivenResult(outputs, found.reshape(-1, *self.lattice.shape), solution)
 
     @abstractmethod
-    def _stretches(
-        self, problem: Semidiscrete, at_nodes: Any, rows: Array, state: Any, substeps: int
-    ) -> Iterator[tuple[Solution, Array]]:
-        """Solve stretch by stretch; yield each solution and the values of the states after its steps."""
+    def _run(
+        self,
+        problem: Semidiscrete,
+        at_nodes: Any,
+        rows: Array,
+        state: Any,
+        substeps: int,
+        see: Callable[[Array], None],
+    ) -> Solution:
+        """Solve stretch by stretch, and show ``see`` the values after each step; return the last solution.
+
+        ``at_nodes`` takes values at the lattice's points to the problem's.
+        """
 
     @abstractmethod
     def _signals(self, states: Array) -> Array:
@@ -169,9 +180,15 @@ class DrivenElman(Driven):
             name="local elman network",
         )
 
-    def _stretches(
-        self, problem: Semidiscrete, at_nodes: Any, rows: Array, state: Any, substeps: int
-    ) -> Iterator[tuple[Solution, Array]]:
+    def _run(
+        self,
+        problem: Semidiscrete,
+        at_nodes: Any,
+        rows: Array,
+        state: Any,
+        substeps: int,
+        see: Callable[[Array], None],
+    ) -> Solution:
         u = np.zeros(problem.n_owned) if state is None else at_nodes @ self._given("state", state)
         push, always = at_nodes @ self.network.source_positions.numpy(), at_nodes @ self.network.source.numpy()
         scheme = Lie(substeps, checked=False)
@@ -179,7 +196,8 @@ class DrivenElman(Driven):
             problem.set_field("input", push @ x + always)
             solution = solve(problem, u, (0.0, self.dt), self.dt, scheme, **_QUIET)
             u = solution.values
-            yield solution, u[None]
+            see(u)
+        return solution
 
     def _signals(self, states: Array) -> Array:
         return states
@@ -206,11 +224,17 @@ class DrivenWave(Driven):
                 f"wave_rnn: damping up to {most:g} with dt = {self.dt:g} given; an equation needs damping * dt below 2"
             )
         damping = _field("damping", self.lattice, own.damping) if most > 0 else 0.0
-        self.equation = physics.wave(_field("speed", self.lattice, own.speed), damping)
+        self.equation = wave(_field("speed", self.lattice, own.speed), damping)
 
-    def _stretches(
-        self, problem: Semidiscrete, at_nodes: Any, rows: Array, state: Any, substeps: int
-    ) -> Iterator[tuple[Solution, Array]]:
+    def _run(
+        self,
+        problem: Semidiscrete,
+        at_nodes: Any,
+        rows: Array,
+        state: Any,
+        substeps: int,
+        see: Callable[[Array], None],
+    ) -> Solution:
         dt = self.dt / substeps
         beyond = _fields_beyond(self.lattice)
         nodes = problem.coordinates()[:, : self.lattice.dim]
@@ -226,12 +250,13 @@ class DrivenWave(Driven):
             v = self._velocity(problem, u, before, damping)
         driven = [k for k, x in enumerate(rows) if x.any() or k == 0]
         for k, end in zip(driven, [*driven[1:], len(rows)], strict=True):
-            times = self.dt * np.arange(1, end - k + 1)
-            solution = solve(
-                problem, u, (0.0, times[-1]), dt, Leapfrog(), times, velocity=v + push @ rows[k], **_QUIET
-            )
-            u, v = solution.values, solution.velocity_values
-            yield solution, solution.states
+            times = [self.dt * n for n in range(1, end - k + 1)]
+            kicked = v + push @ rows[k]
+            solution = solve(problem, u, (0.0, times[-1]), dt, Leapfrog(), times, velocity=kicked, **_QUIET)
+            u, v = solution.values, moving(solution.velocity_values)
+            for values in solution.states:
+                see(values)
+        return solution
 
     def _velocity(self, problem: Semidiscrete, u: Array, before: Array, damping: Array) -> Array:
         """Velocity with which leapfrog has come from a state to the next one."""
@@ -246,7 +271,7 @@ class DrivenWave(Driven):
         return states if self.network.probes is None else states @ self.network.probes.numpy().T
 
 
-def _fields_beyond(lattice: Lattice) -> Any:
+def _fields_beyond(lattice: Lattice) -> str:
     """How coefficients go on beyond the lattice: as at the last point where the state is zero."""
     return "replicate" if lattice.boundary == "zeros" else lattice.boundary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from npde_fem.networks.lattice import Lattice
 from npde_fem.parameter import as_numbers
@@ -13,8 +13,6 @@ import numpy.typing as npt
 import scipy.sparse
 
 __all__ = ["check_count", "checked_points", "interpolation", "lattice_of"]
-
-Beyond = Literal["zeros", "replicate", "reflect", "circular"]
 
 
 def check_count(label: str, count: Any) -> None:
@@ -70,7 +68,7 @@ def checked_points(label: str, points: Any, lattice: Lattice) -> npt.NDArray[np.
     return found
 
 
-def interpolation(lattice: Lattice, points: npt.NDArray[np.float64], beyond: Beyond) -> scipy.sparse.csr_array:
+def interpolation(lattice: Lattice, points: npt.NDArray[np.float64], beyond: str) -> scipy.sparse.csr_array:
     """Return the matrix ``(n, lattice.size)`` that takes values at a lattice's points to ``n`` positions (n, d).
 
     Beyond the first and last points the values go on as torch's padding of the name ``beyond`` would have them.

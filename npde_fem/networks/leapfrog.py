@@ -59,7 +59,9 @@ class Medium:
 
     def inner(self, padded: Tensor) -> Tensor:
         """View the points of a padded tensor."""
-        return padded[(..., *(slice(1, -1),) * self.dim)]
+        for a, n in enumerate(self.shape):
+            padded = padded.narrow(a - self.dim, 1, n)
+        return padded
 
     def wrap(self, padded: Tensor) -> None:
         """Bring the outer layers of a padded tensor up to date."""
@@ -71,7 +73,9 @@ class Medium:
 
     def across(self, padded: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
         """Return the differences of a padded tensor across the faces normal to an axis."""
-        lines = padded[(..., *(slice(None) if a == axis else slice(1, -1) for a in range(self.dim)))]
+        lines = padded
+        for a in set(range(self.dim)) - {axis}:
+            lines = lines.narrow(a - self.dim, 1, self.shape[a])
         along, count = axis - self.dim, self.shape[axis] + 1
         return torch.sub(lines.narrow(along, 1, count), lines.narrow(along, 0, count), out=out)
 
@@ -111,7 +115,14 @@ def strain(medium: Medium, faces: Sequence[Tensor], u: Tensor, v: Tensor) -> Ten
 class _March(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, medium: Medium, x: Tensor, sources: Tensor, probes: Tensor | None, u: Tensor, before: Tensor, *faces: Tensor
+        ctx: Any,
+        medium: Medium,
+        x: Tensor,
+        sources: Tensor,
+        probes: Tensor | None,
+        u: Tensor,
+        before: Tensor,
+        *faces: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, steps, _ = x.shape
         gain, loss = 1 / (1 + medium.resistance), (1 - medium.resistance) / (1 + medium.resistance)
@@ -144,7 +155,7 @@ class _March(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, seen: Tensor, last: Tensor, but_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, seen: Tensor, last: Tensor, but_last: Tensor) -> tuple[Tensor | None, ...]:
         medium: Medium = ctx.medium
         states, x, sources, *rest = ctx.saved_tensors
         probes, faces = (rest[0], rest[1:]) if ctx.with_probes else (None, rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from npde_fem.networks.interpolation import check_count, checked_points, interpolation, lattice_of
 from npde_fem.networks.network import Network
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from npde_fem.networks.driven import DrivenElman
 
 __all__ = ["ElmanNetwork", "StockElman", "WaveNetwork", "rnn", "wave_rnn"]
+
+
+class _Kind(TypedDict, total=False):
+    dtype: torch.dtype
+    device: torch.device
 
 
 class ElmanNetwork(Network):
@@ -74,7 +79,7 @@ class ElmanNetwork(Network):
         self.lattice = lattice = lattice_of("rnn", hidden if grid is None else grid, boundary)
         self.inputs, self.dt, self.local, self.observe = inputs, float(dt), local, observe
         self.reaction = reaction_named(reaction)
-        n, real = lattice.size, {"dtype": torch.get_default_dtype() if dtype is None else dtype}
+        n, real = lattice.size, _Kind(dtype=torch.get_default_dtype() if dtype is None else dtype)
         bound = 1 / math.sqrt(n)
         if local:
             self.mass = nn.Parameter(torch.zeros(lattice.shape, **real))
@@ -96,7 +101,9 @@ class ElmanNetwork(Network):
         self.reaction.to(**real)
 
     @classmethod
-    def from_torch(cls, cell: nn.RNN, readout: nn.Linear | None = None, *, dt: float = 1.0, observe: Readout = "last") -> ElmanNetwork:
+    def from_torch(
+        cls, cell: nn.RNN, readout: nn.Linear | None = None, *, dt: float = 1.0, observe: Readout = "last"
+    ) -> ElmanNetwork:
         """Return the network that a stock one is, with copies of its weights.
 
         Raises
@@ -106,18 +113,27 @@ class ElmanNetwork(Network):
         """
         if cell.num_layers != 1 or cell.bidirectional:
             raise ValueError(
-                f"rnn: an nn.RNN of {cell.num_layers} layers{' in both directions' if cell.bidirectional else ''} given; "
-                "one layer in one direction allowed"
+                f"rnn: an nn.RNN of {cell.num_layers} layers{' in both directions' if cell.bidirectional else ''} "
+                "given; one layer in one direction allowed"
             )
         outputs = None if readout is None else readout.out_features
-        weight = cell.weight_hh_l0.detach()
+        given = dict(cell.named_parameters())
+        weight = given["weight_hh_l0"].detach()
         found = cls(
-            cell.input_size, cell.hidden_size, outputs, reaction=cell.nonlinearity, dt=dt, observe=observe, dtype=weight.dtype
+            cell.input_size,
+            cell.hidden_size,
+            outputs,
+            reaction=cell.nonlinearity,
+            dt=dt,
+            observe=observe,
+            dtype=weight.dtype,
         ).to(weight.device)
         with torch.no_grad():
             found.kernel.copy_((weight - torch.eye(len(weight), dtype=weight.dtype, device=weight.device)) / dt)
-            found.source_positions.copy_(cell.weight_ih_l0 / dt)
-            found.source.copy_((cell.bias_ih_l0 + cell.bias_hh_l0) / dt if cell.bias else 0.0)
+            found.source_positions.copy_(given["weight_ih_l0"] / dt)
+            found.source.zero_()
+            if cell.bias:
+                found.source.copy_((given["bias_ih_l0"] + given["bias_hh_l0"]) / dt)
         if readout is not None:
             found.readout = copy.deepcopy(readout)
         return found
@@ -131,7 +147,7 @@ class ElmanNetwork(Network):
         return eye + self.dt * self._transport(eye.unflatten(1, self.lattice.shape)).flatten(1).T
 
     def _transport(self, u: Tensor) -> Tensor:
-        """``div(D grad u - c u) + m u`` of states ``(n, *shape)``, with means of D, c and u at the faces, as FD has it."""
+        """``div(D grad u - c u) + m u`` of states ``(n, *shape)``, with means of D, c and u at faces, as FD has it."""
         lattice = self.lattice
         mode = {"zeros": "constant"}.get(lattice.boundary, lattice.boundary)
         fields = "replicate" if lattice.boundary == "zeros" else lattice.boundary
@@ -144,7 +160,9 @@ class ElmanNetwork(Network):
             total = total + ((flux[..., 1:] - flux[..., :-1]) / h).movedim(-1, axis + 1)
         return total
 
-    def forward(self, x: Tensor, state: Tensor | None = None, *, states: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, *, states: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the outputs for inputs ``(batch, T, inputs)``; with ``states`` also the states.
 
         Parameters
@@ -206,7 +224,7 @@ class ElmanNetwork(Network):
             raise ValueError(f"rnn: nn.RNN has no reaction {self.reaction.name!r}; 'tanh' and 'relu' allowed")
         return StockElman(self, nonlinearity)
 
-    def as_equation(self) -> DrivenElman:  # type: ignore[override]
+    def as_equation(self) -> DrivenElman:
         """Return the equation that the network solves, driven by inputs; see :class:`DrivenElman`."""
         from npde_fem.networks.driven import DrivenElman
 
@@ -225,7 +243,7 @@ class StockElman(nn.Module):
 
     def __init__(self, network: ElmanNetwork, nonlinearity: str) -> None:
         super().__init__()
-        n, real = network.lattice.size, {"dtype": network.source.dtype, "device": network.source.device}
+        n, real = network.lattice.size, _Kind(dtype=network.source.dtype, device=network.source.device)
         self.observe = network.observe
         self.rnn = nn.RNN(network.inputs, n, nonlinearity=nonlinearity, batch_first=True, **real)
         readout, probes = network.readout, network.probes
@@ -234,15 +252,16 @@ class StockElman(nn.Module):
             weight = probes if weight is None else weight @ probes
         self.readout: nn.Module = nn.Identity()
         with torch.no_grad():
-            self.rnn.weight_hh_l0.copy_(network.step_matrix())
-            self.rnn.weight_ih_l0.copy_(network.dt * network.source_positions)
-            self.rnn.bias_ih_l0.copy_(network.dt * network.source)
-            self.rnn.bias_hh_l0.zero_()
+            own = dict(self.rnn.named_parameters())
+            own["weight_hh_l0"].copy_(network.step_matrix())
+            own["weight_ih_l0"].copy_(network.dt * network.source_positions)
+            own["bias_ih_l0"].copy_(network.dt * network.source)
+            own["bias_hh_l0"].zero_()
             if weight is not None:
-                self.readout = nn.Linear(n, len(weight), bias=readout is not None, **real)
-                self.readout.weight.copy_(weight)
+                self.readout = layer = nn.Linear(n, len(weight), bias=readout is not None, **real)
+                layer.weight.copy_(weight)
                 if readout is not None:
-                    self.readout.bias.copy_(readout.bias)
+                    layer.bias.copy_(readout.bias)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         every, last = self.rnn(x, None if state is None else state[None])
@@ -265,8 +284,8 @@ def rnn(
 ) -> ElmanNetwork:
     """Return a recurrent network that is an equation of first order in time (Elman 1990, Cogn. Sci. 14).
 
-    ``u' = Phi(W u + dt (U x + s))`` with ``W = E + dt N`` is a step of Lie splitting: N is transport, the input x enters
-    by the source ``U x + s``, and Phi is the flow of the reaction. Weights shared by all steps are coefficients
+    ``u' = Phi(W u + dt (U x + s))`` with ``W = E + dt N`` is a step of Lie splitting: N is transport, the input x
+    enters by the source ``U x + s``, and Phi is the flow of the reaction. Weights shared by all steps are coefficients
     constant in time. At the start W, U and s have the distribution that ``nn.RNN`` has, but for a local one, which
     begins as a diffusion.
 

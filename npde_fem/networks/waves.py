@@ -37,7 +37,7 @@ class WaveNetwork(Network):
     raw_speed
         What is trained: ``c = softplus(raw_speed)``, or ``fastest * sigmoid(raw_speed)``; shape of the lattice.
     sources
-        The source s of a step is ``sources @ x``; shape (size, inputs). A parameter, or a buffer if positions are given.
+        The source s of a step is ``sources @ x``; shape (size, inputs). A parameter, a buffer if positions are given.
     probes
         Interpolation to the probes, shape (probes, size); None if all points are observed.
     damping
@@ -131,7 +131,7 @@ class WaveNetwork(Network):
         return self.fastest * torch.sigmoid(self.raw_speed)
 
     def _lengths(self) -> list[Tensor]:
-        """Length of a point's cell along each axis, in spacings: halved where the state is mirrored at the last point."""
+        """Length of a point's cell along each axis, in spacings: halved at ends at which the state is mirrored."""
         found = []
         for axis, n in enumerate(self.lattice.shape):
             length = self.damping.new_ones(n)
@@ -184,9 +184,10 @@ class WaveNetwork(Network):
     def _check_step(self) -> None:
         limit = self.stable_step()
         if self.dt > limit * (1 + 1e-6):
+            fastest = self.fastest or float(self.speed.detach().max())
             raise ValueError(
                 f"wave_rnn: dt = {self.dt:g} is above the stability limit {limit:.6g} of leapfrog for a speed up to "
-                f"{self.fastest or float(self.speed.detach().max()):.4g}; take a smaller step, or bound the speed by fastest"
+                f"{fastest:.4g}; take a smaller step, or bound the speed by fastest"
             )
 
     def energy(self, u: Tensor, before: Tensor) -> Tensor:
@@ -228,15 +229,14 @@ class WaveNetwork(Network):
         """
         self._check_step()
         u, before = self._started(x, state)
-        whole = states or self.probes is None and self.observe == "all"
-        none = self.sources.new_zeros(0, self.lattice.size)
-        probes = None if whole else none if self.observe == "last" else self.probes
-        seen, last, _ = march(self.medium, self.faces(), x, self.sources, probes, u, before)
-        every = seen.unflatten(-1, self.lattice.shape) if whole else None
-        if self.observe == "last":
-            seen = last.flatten(1)[:, None]
-        out = self.read(seen if probes is self.probes or self.probes is None else seen @ self.probes.T)
-        return (out, every) if states else out
+        last_only = self.observe == "last"
+        watched = self.sources.new_zeros(0, self.lattice.size) if last_only else self.probes
+        seen, last, _ = march(self.medium, self.faces(), x, self.sources, None if states else watched, u, before)
+        signals = last.flatten(1)[:, None] if last_only else seen
+        if self.probes is not None and (states or last_only):
+            signals = signals @ self.probes.T
+        out = self.read(signals)
+        return (out, seen.unflatten(-1, self.lattice.shape)) if states else out
 
     def read(self, signals: Tensor) -> Tensor:
         """Return the outputs that signals ``(batch, T, p)`` at the probes mean."""
@@ -249,14 +249,17 @@ class WaveNetwork(Network):
     def _started(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         if x.ndim != 3 or x.shape[2] != self.inputs or not x.shape[1]:
             raise ValueError(
-                f"wave_rnn: inputs of shape {tuple(x.shape)} given; (batch, steps, {self.inputs}) allowed, at least one step"
+                f"wave_rnn: inputs of shape {tuple(x.shape)} given; (batch, steps, {self.inputs}) allowed, at least "
+                "one step"
             )
         shape = (x.shape[0], *self.lattice.shape)
         if state is None:
             return x.new_zeros(shape), x.new_zeros(shape)
         if not isinstance(state, tuple | list) or len(state) != 2 or any(tuple(u.shape) != shape for u in state):
             given = [tuple(u.shape) for u in state] if isinstance(state, tuple | list) else state
-            raise ValueError(f"wave_rnn: state {given} given; a pair of states of shape {shape}, the later one first, allowed")
+            raise ValueError(
+                f"wave_rnn: state {given} given; a pair of states of shape {shape}, the later one first, allowed"
+            )
         return state[0], state[1]
 
     def as_torch(self) -> StockWave:
@@ -271,7 +274,7 @@ class WaveNetwork(Network):
             push = self.dt**2 * gain[:, None] * self.sources
             return StockWave(step, -back, push, self)
 
-    def as_equation(self) -> DrivenWave:  # type: ignore[override]
+    def as_equation(self) -> DrivenWave:
         """Return the wave equation that the network solves, driven by inputs; see :class:`DrivenWave`."""
         from npde_fem.networks.driven import DrivenWave
 
