@@ -196,7 +196,7 @@ class ElmanNetwork(Network):
         step = self.step_matrix().T
         seen = []
         for push in (self.dt * linear(x, self.source_positions, self.source)).unbind(1):
-            u = self.reaction(torch.addmm(push, u, step), self.dt)
+            u = self.reaction(torch.addmm(push, u, step)[:, None], self.dt)[:, 0]
             seen.append(u)
         every = torch.stack(seen, 1) if states or self.observe == "all" else u[:, None]
         out = self.read(every)
