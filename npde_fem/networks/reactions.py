@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Callable, Mapping
 
 from npde_fem.networks.activations import STOCK, Identity, Map, ReLU, Sigmoid, Tanh, stock
+from npde_fem.networks.from_equation import FromEquation
 from npde_fem.networks.polynomial import Polynomial
 from npde_fem.networks.reaction import FixedStep, Reaction
 from npde_fem.networks.residual import Neural, Pointwise, Residual, Skip
@@ -20,6 +21,7 @@ from torch import nn
 
 __all__ = [
     "FixedStep",
+    "FromEquation",
     "Identity",
     "Map",
     "Neural",
