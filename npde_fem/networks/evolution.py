@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,8 +53,8 @@ def equation_of(coefficients: Coefficients, reaction: Reaction, lattice: Lattice
 
     Its state has ``C = max(C_in, C_out)`` components. Channels that are new begin at zero; those that end stay as they
     are during the step, and the flow leaves them alone. The coefficients are parameters ``mass``, ``drift_x``,
-    ``diffusion_xx``, ``diffusion_xy``, ..., ``source``: numbers for one component, else ``C x C`` matrices and a vector;
-    those that vanish are left out. The rest of the kernel is a :class:`~npde_fem.nonlocal_terms.Stencil`.
+    ``diffusion_xx``, ``diffusion_xy``, ..., ``source``: numbers for one component, else ``C x C`` matrices and a
+    vector; those that vanish are left out. The rest of the kernel is a :class:`~npde_fem.nonlocal_terms.Stencil`.
 
     Parameters
     ----------
@@ -161,7 +160,8 @@ class Pooling:
     Parameters
     ----------
     kind
-        ``"stride"``: each ``factor``-th point is kept; ``"mean"``, ``"max"``: of blocks of so many points along each axis.
+        ``"stride"``: each ``factor``-th point is kept; ``"mean"``, ``"max"``: of blocks of so many points along each
+        axis.
     factor
         At least 2.
 
@@ -229,7 +229,7 @@ class Phase:
         """Coordinates of the lattice's points along each axis, of the points after pooling if ``pooled``."""
         lattice = self.lattice
         ranges = zip(lattice.lower, lattice.spacing, lattice.shape, strict=True)
-        axes = [x + h * np.arange(n) for x, h, n in ranges]
+        axes: list[Array] = [x + h * np.arange(n, dtype=np.float64) for x, h, n in ranges]
         if not pooled or self.pooling is None:
             return axes
         k = self.pooling.factor
@@ -321,7 +321,9 @@ class Evolution:
                 f"step{'s' * (phase.steps > 1)} on {' x '.join(map(str, phase.lattice.shape))} points)"
                 for k, phase in enumerate(self.phases)
             )
-            raise ValueError(f"the network has {len(self.phases)} phases with an equation each; phases[k].equation: {names}")
+            raise ValueError(
+                f"the network has {len(self.phases)} phases with an equation each; phases[k].equation: {names}"
+            )
         return self.phases[0].equation
 
     def solve(
@@ -398,9 +400,7 @@ class Evolution:
                 raise type(error)(f"phase {k} ({phase.equation.name}): {error}") from error
             end = t + phase.steps * phase.dt
             scheme = Lie(count, implicit=implicit, checked=False)
-            solution = solve(
-                problem, values, (t, end), phase.dt, scheme, callback, rescue=None, progress=progress
-            )
+            solution = solve(problem, values, (t, end), phase.dt, scheme, callback, rescue=None, progress=progress)
             state = Ended(place, phase, solution)
             ended.append(state)
             t = end

@@ -46,7 +46,7 @@ def pooled(array: Array, pooling: Pooling | None) -> Array:
     blocks = [n // factor for n in shape]
     whole = array[(slice(None), *(slice(n * factor) for n in blocks))]
     split = whole.reshape(channels, *(size for n in blocks for size in (n, factor)))
-    reduce = np.mean if pooling.kind == "mean" else np.max
+    reduce: Any = np.mean if pooling.kind == "mean" else np.max
     made: Array = reduce(split, axis=tuple(range(2, 2 * len(shape) + 1, 2)))
     return made
 
@@ -192,7 +192,8 @@ class OnMesh(Place):
     def __init__(
         self, on: dmesh.Mesh | fem.FunctionSpace, lattice: Lattice, bcs: Sequence[BoundaryCondition] | None
     ) -> None:
-        mesh, self._degree = (on, 1) if isinstance(on, dmesh.Mesh) else (on.mesh, on.ufl_element().degree)
+        mesh = on if isinstance(on, dmesh.Mesh) else on.mesh
+        self._degree: int = 1 if isinstance(on, dmesh.Mesh) else on.ufl_element().degree
         if mesh.geometry.dim != lattice.dim:
             raise ValueError(
                 f"on: a mesh in {mesh.geometry.dim} dimensions given; the network's lattice has {lattice.dim}"
@@ -226,9 +227,7 @@ class OnMesh(Place):
         return np.ascontiguousarray(observed[:, : ended.phase.channels[1]].T).reshape(-1, *shape)
 
 
-def place_of(
-    on: Any, lattice: Lattice, comm: MPI.Comm, refine: int, bcs: Sequence[BoundaryCondition] | None
-) -> Place:
+def place_of(on: Any, lattice: Lattice, comm: MPI.Comm, refine: int, bcs: Sequence[BoundaryCondition] | None) -> Place:
     """Return where to solve: on lattices, or on a mesh or function space (collective)."""
     if isinstance(refine, bool) or not isinstance(refine, int | np.integer) or refine < 1:
         raise ValueError(f"refine = {refine!r} given; a positive integer allowed")
