@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from npde_fem.networks.driven import Driven
     from npde_fem.networks.evolution import Evolution
 
 __all__ = ["Network"]
@@ -24,7 +25,7 @@ class Network(torch.nn.Module):
         """
 
     @abstractmethod
-    def as_equation(self) -> Evolution:
+    def as_equation(self) -> Evolution | Driven:
         """Return the equation that the network solves, with the values that the parameters have now."""
 
     def describe(self) -> str:
