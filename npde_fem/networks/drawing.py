@@ -32,7 +32,7 @@ _SPREADS, _SHARPENS, _MIXED, _ARROW, _REST = "#2a7f62", "#e4572e", "0.55", "#1d3
 _CELL = 0.78
 """Inches."""
 _WIDTH = 13.2
-_TOP = 0.65
+_TOP = 0.8
 _MASS = "RdBu_r"
 
 
@@ -102,7 +102,7 @@ def draw_layers(layers: Sequence[Reading], path: str | os.PathLike[str]) -> None
     figure.text(0.1 / width, 1 - 0.12 / height, _HEADING + left_out, fontsize=12, va="top")
     if any(layer.dim > 1 for layer in layers):
         text = r"axis 0 $\downarrow$, axis 1 $\rightarrow$"
-        figure.text((width - 0.1) / width, 1 - 0.12 / height, text, fontsize=9, va="top", ha="right")
+        figure.text(0.1 / width, 1 - 0.62 / height, text, fontsize=9, va="top", color="0.35")
     if any(isinstance(layer, Convolution) for layer in layers):
         _legend(figure, width, height)
     save_figure(figure, path)
@@ -161,11 +161,11 @@ class _Pairs(_Block):
         image = axis.imshow(mass, cmap=_MASS, vmin=-1.6 * top, vmax=1.6 * top, aspect="auto")
         largest = float(np.abs(np.linalg.eigvalsh(layer.diffusion)).max()) or 1.0
         fastest = float(np.linalg.norm(layer.drift, axis=-1).max()) or 1.0
-        shares = layer.remainders[pick]
+        shares = np.minimum(1.0, layer.remainders[pick])
         for i, j in np.ndindex(mass.shape):
             _ellipse(axis, j, i - 0.05, tensors[i, j] / largest)
             _drift(axis, j, i - 0.05, drift[i, j] / fastest)
-            axis.plot([j - 0.42, j - 0.42 + 0.84 * min(1.0, shares[i, j])], [i + 0.43] * 2, color=_REST, lw=2.2)
+            axis.plot([j - 0.42, j - 0.42 + 0.84 * shares[i, j]], [i + 0.43] * 2, color=_REST, lw=2.2)
         axis.set(xticks=range(len(columns)), yticks=range(len(rows)), xticklabels=columns, yticklabels=rows)
         axis.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
         axis.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)

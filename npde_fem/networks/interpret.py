@@ -23,6 +23,7 @@ import numpy as np
 from torch import nn
 
 if TYPE_CHECKING:
+    from npde_fem.networks.driven import DrivenElman
     from npde_fem.networks.evolution import Evolution
 
 __all__ = ["Interpretation", "interpret"]
@@ -176,12 +177,13 @@ class Interpretation:
         return made[0] if len(made) == 1 else nn.Sequential(*made)
 
     def to_npde(
-        self, shape: Sequence[int] | None = None, lower: float | Sequence[float] = 0.0, *, inputs: Any = None
-    ) -> Evolution:
+        self, shape: Sequence[int] | None = None, lower: float | Sequence[float] = 0.0
+    ) -> Evolution | DrivenElman:
         """Return the equation of the network, to be solved on its lattice, on others and on meshes.
 
-        See :func:`npde_fem.networks.equations.evolution_of`.
+        For convolutions ``shape`` is that of the input, ``lower`` the place of its first point. A recurrent network's
+        equation is driven by inputs. See :func:`npde_fem.networks.equations.evolution_of`.
         """
         from npde_fem.networks.equations import evolution_of
 
-        return evolution_of(self.parts, self.boundary, shape, lower, inputs)
+        return evolution_of(self.parts, self.boundary, shape, lower)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from npde_fem.networks.network import Network
+from npde_fem.networks.reactions import FixedStep, Reaction, Skip
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ def _expanded(prefix: str, module: nn.Module) -> Iterator[Step]:
 
 def is_reaction(module: nn.Module) -> bool:
     """Whether a module is an activation of this package, the flow of a reaction."""
-    return callable(getattr(module, "flow", None))
+    return isinstance(module, Reaction | FixedStep | Skip)
 
 
 def _is_layer(module: nn.Module) -> bool:
