@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 from npde_fem.networks.coefficients import Coefficients, higher_stencils, kernel_from, split_kernel
 from npde_fem.networks.lattice import Lattice
@@ -148,16 +148,20 @@ class Transport(torch.nn.Module):
     def _start(self, conv: Convolution) -> None:
         """Make the parameters, with the values that a convolution's weights have as coefficients."""
         with torch.no_grad():
-            parts = split_kernel(conv.weight.double(), (1.0,) * self.lattice.dim, 1.0)
-            values = {"mass": parts[0], "drift": parts[1], "diffusion": _entries(parts[2]), "source": conv.bias}
-            values["remainder"] = _along_basis(parts[3]) if self.has_remainder else None
-        for name in ("mass", "drift", "diffusion", "remainder", "source"):
-            value = values[name]
-            parameter = None if value is None else torch.nn.Parameter(value.detach().to(conv.weight))
-            self.register_parameter(name, parameter)
+            mass, drift, diffusion, rest = split_kernel(conv.weight.double(), (1.0,) * self.lattice.dim, 1.0)
+        values = {"mass": mass, "drift": drift, "diffusion": _entries(diffusion), "source": conv.bias}
+        for name, value in values.items():
+            self._register(name, cast(torch.Tensor, value), conv.weight)
+        if self.has_remainder:
+            self._register("remainder", _along_basis(rest), conv.weight)
+        else:
+            self.register_parameter("remainder", None)
+
+    def _register(self, name: str, value: torch.Tensor, like: torch.Tensor) -> None:
+        self.register_parameter(name, torch.nn.Parameter(value.detach().to(like)))
 
     @classmethod
-    def from_conv(cls, conv: Convolution, lattice: Lattice, dt: float = 1.0) -> Transport:
+    def from_conv(cls, conv: Convolution, lattice: Lattice, dt: float = 1.0) -> Self:
         """Read a convolution as a step on a lattice; kernels narrower than 3 are widened by zeros.
 
         Raises
@@ -188,27 +192,15 @@ class Transport(torch.nn.Module):
         for name, wrong in complaints.items():
             if wrong:
                 raise ValueError(f"Transport.from_conv: {name} = {getattr(conv, name)!r}; {allowed[name]} allowed")
-        size = tuple(max(n, 3) for n in conv.kernel_size)
+        weights = (None if w is None else w.detach().cpu().numpy() for w in (conv.weight, conv.bias))
+        coefficients = Coefficients.of_kernel(*weights, lattice.spacing, dt)
         options = {"dtype": conv.weight.dtype, "device": conv.weight.device}
-        made = cls(
-            lattice, conv.in_channels, conv.out_channels, dt=dt, size=size, stride=conv.stride[0], **options
-        )
-        with torch.no_grad():
-            wide = torch.zeros(*conv.weight.shape[:2], *size, **options)
-            wide[(..., *(slice(k // 2 - n // 2, k // 2 + n // 2 + 1) for n, k in zip(conv.kernel_size, size)))] = (
-                conv.weight
-            )
-            stock = stock_convolution(lattice, conv.in_channels, conv.out_channels, size, **options)
-            stock.weight.copy_(wide)
-            bias = torch.zeros_like(wide[:, 0].flatten(1)[:, 0]) if conv.bias is None else conv.bias
-            cast(torch.Tensor, stock.bias).copy_(bias)
-        made._start(stock)
-        return made
+        return cls.from_coefficients(coefficients, lattice, stride=conv.stride[0], **options)
 
     @classmethod
     def from_coefficients(
         cls, coefficients: Coefficients, lattice: Lattice, dt: float | None = None, **keywords: Any
-    ) -> Transport:
+    ) -> Self:
         """Take a step of an equation's coefficients on a lattice, by default as long as theirs; keywords as above.
 
         The lattice's spacing may be another than that which the coefficients were read with.
@@ -242,12 +234,11 @@ class Transport(torch.nn.Module):
         if self.remainder is not None:
             self.remainder.copy_(_along_basis(torch.from_numpy(dt * rest)))
 
-    def on(self, lattice: Lattice, stride: int = 1) -> Transport:
+    def on(self, lattice: Lattice, stride: int = 1) -> Self:
         """Return the same step, with the same parameters, on another lattice: its kernel has that one's spacing."""
         if lattice.dim != self.lattice.dim:
             raise ValueError(f"Transport.on: a lattice in {self.lattice.dim}D allowed, {lattice} given")
         made = copy.copy(self)
-        made.__dict__ = dict(self.__dict__)
         made.lattice, made.stride = _wide_enough(lattice, self.size), stride
         return made
 
@@ -268,7 +259,7 @@ class Transport(torch.nn.Module):
 
     def _rest(self) -> torch.Tensor:
         if self.remainder is None or self.remainder.shape[2] == 0:
-            return self.mass.new_zeros(*self.mass.shape, *self.size)
+            return self.mass.new_zeros(self.out_channels, self.in_channels, *self.size)
         return torch.tensordot(self.remainder, _rest_basis(self.size).to(self.remainder), 1)
 
     def step(self) -> torch.Tensor | float:
