@@ -2,10 +2,11 @@
 
 An :class:`NPDE` reads, for a state ``u`` with ``m`` components in ``d`` space dimensions,
 
-    A u_tt + B u_t = div F(u, grad u, x, t) + S(u, grad u, x, t),
+    A u_tt + B u_t = div F(u, grad u, x, t) + S(u, grad u, x, t) + N u,
 
-with inertia ``A``, damping ``B``, flux ``F`` and source ``S`` written as plain UFL callables. Nothing here
-knows a mesh, a grid or a solver; :mod:`npde_fem.discretize` does.
+with inertia ``A``, damping ``B``, flux ``F`` and source ``S`` written as plain UFL callables, and perhaps a nonlocal
+term ``N`` (see :mod:`npde_fem.nonlocal_terms`). Nothing here knows a mesh, a grid or a solver;
+:mod:`npde_fem.discretize` does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from npde_fem.complex_pairs import Pair, as_flux, as_matrix, as_state, is_complex, split
+from npde_fem.nonlocal_terms import Integral, NonlocalTerm, Stencil
 from npde_fem.parameter import Composite, Value, parameters_of, plain, terminals_of, writing_on, written_on
 
 import basix.ufl
@@ -64,8 +66,13 @@ class NPDE:
     dtype
         ``float`` or ``complex``: what the state's values are.
     flow
-        Exact flow of the source, for splitting schemes: callable ``(u, x, t, dt)`` that returns the solution at
-        ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at ``t``, of the state's shape.
+        What splitting schemes apply at every node: callable ``(u, x, t, dt)`` of the state's shape. For Strang and
+        Relaxation it is the exact flow of the source, the solution at ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at
+        ``t``; for Lie the flow of a reaction besides the source, or any map of the values at a point.
+    nonlocal_term
+        ``N``, a :class:`~npde_fem.nonlocal_terms.Stencil` or :class:`~npde_fem.nonlocal_terms.Integral` of ``m``
+        components, for real equations with a time derivative; it counts as a part of the source. Explicit schemes
+        (ForwardEuler, RK4, Lie, Leapfrog) alone take it into account, all others refuse it.
     name
         Used in messages and files.
 
@@ -84,7 +91,8 @@ class NPDE:
     ------
     TypeError, ValueError
         If a term is not callable or a number where it must be, ``components`` is not a positive integer, or ``dtype``
-        neither float nor complex. Shapes are checked when the equation meets a domain.
+        neither float nor complex; if the nonlocal term is of another kind or another number of components, or the
+        equation complex or stationary. Shapes are checked when the equation meets a domain.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class NPDE:
         components: int = 1,
         dtype: type = float,
         flow: Callable | None = None,
+        nonlocal_term: NonlocalTerm | None = None,
         name: str = "npde",
     ) -> None:
         for label, term in (("flux", flux), ("source", source), ("flow", flow)):
@@ -109,8 +118,25 @@ class NPDE:
             raise ValueError(f"dtype: float or complex allowed, {dtype!r} given")
         self.flux, self.source, self.damping, self.inertia, self.flow = flux, source, damping, inertia, flow
         self.components, self.dtype, self.name = int(components), dtype, name
+        self.nonlocal_term = nonlocal_term
+        self._check_nonlocal_term()
         self.waves: Callable | None = None
         self.shifted: Callable[[float], NPDE] | None = None
+
+    def _check_nonlocal_term(self) -> None:
+        term = self.nonlocal_term
+        if term is None:
+            return
+        if not isinstance(term, Stencil | Integral):
+            raise TypeError(f"nonlocal_term: a Stencil or an Integral allowed, {term!r} given")
+        if term.components != self.components:
+            raise ValueError(
+                f"nonlocal_term has {term.components} components; {self.components}, as equation {self.name!r}, allowed"
+            )
+        if self.is_complex:
+            raise ValueError(f"nonlocal_term: equation {self.name!r} is complex; real equations allowed")
+        if _is_zero(self.damping) and _is_zero(self.inertia):
+            raise ValueError(f"nonlocal_term: equation {self.name!r} is stationary; one with a time derivative allowed")
 
     @property
     def is_complex(self) -> bool:
@@ -143,9 +169,11 @@ class NPDE:
         TypeError
             If a callable returns something that is not UFL.
         ValueError
-            If a term has the wrong shape, or two parameters share a name.
+            If a term has the wrong shape or dimension, or two parameters share a name.
         """
         d, m, shape = domain.geometric_dimension, self.components, self.shape
+        if self.nonlocal_term is not None and self.nonlocal_term.dim != d:
+            raise ValueError(f"nonlocal_term is one in {self.nonlocal_term.dim} dimensions; the domain has {d}")
         matrix_shapes: list[tuple[int, ...]] = [()] if m == 1 else [(), (m, m)]
         with writing_on(domain):
             terms = Terms(
@@ -268,6 +296,11 @@ class NPDE:
         return result
 
 
+def _is_zero(coefficient: Value) -> bool:
+    """Whether a coefficient is zero by its form."""
+    return not callable(coefficient) and all(entry == 0 for entry in np.ravel(np.asarray(coefficient, dtype=object)))
+
+
 def write_term(label: str, term: Value, arguments: tuple, shapes: list[tuple[int, ...]]) -> Expr:
     """Evaluate a term of an equation and check that it is UFL of one of the allowed shapes."""
     if term is None:
@@ -362,7 +395,14 @@ def manufactured(equation: NPDE, exact: Callable) -> NPDE:
 
     The added source is ``A u_tt + B u_t - div F(u) - S(u)`` at ``u = exact``, by symbolic differentiation
     (the method of manufactured solutions; Roache 2002, J. Fluids Eng. 124, eq. 4).
+
+    Raises
+    ------
+    ValueError
+        If the equation has a nonlocal term, which is no symbol.
     """
+    if equation.nonlocal_term is not None:
+        raise ValueError(f"manufactured: equation {equation.name!r} has a nonlocal term; one without allowed")
 
     def extra(u: Expr, x: Expr, t: Expr) -> Expr:
         domain = ufl.domain.extract_unique_domain(x)

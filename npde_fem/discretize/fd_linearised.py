@@ -362,6 +362,7 @@ class FDLinearised(Linearised):
         self._still = problem.new_state()
         self.pulled, self._weights = problem.new_state(), problem.new_state()
         self.state, self.t, self._step = self._still, 0.0, 0.0
+        self._direction, self._moved = self._still, np.zeros(problem.n_owned)
         self._point = object()
         self._gradients = {p.name: problem.new_ghosted(p) for p in self._fields}
         self._moves = {p.name: problem.new_ghosted(p) for p in self._fields}
@@ -523,6 +524,9 @@ class FDLinearised(Linearised):
         self._term(term).second.write(self.t, out)
         for faces in self._boundary_of(term):
             np.add.at(out, faces.dofs, faces.tangent(self.t))
+        if self.problem.equation.nonlocal_term is not None:
+            self.problem.store(self._direction, self._moved)
+            self.problem.add_nonlocal(term, self._moved, out)
         if term not in ("mass", "inertia"):
             out[self.problem.constrained] = 0.0
 
@@ -532,6 +536,8 @@ class FDLinearised(Linearised):
         (rows.second if second else rows).pull(self.t, self._weights, out)
         for faces in self._boundary_of(term):
             faces.pull(self.t, adjoint, out, second=second)
+        if not second:
+            self.problem.add_nonlocal(term, adjoint, out, transposed=True)
 
     def pull(self, term: Term, adjoint: Array, out: Array) -> None:
         self._pull(term, adjoint, out, second=False)
@@ -554,9 +560,9 @@ class FDLinearised(Linearised):
 
     # -- terms of many states --------------------------------------------------------------------------------
 
-    def at_many(self, t: float, states: Array) -> None:
+    def at_many(self, t: float, states: Array, step: float = 0.0) -> None:
         """Linearise about many states in one array (of ``FD.new_states``), for :meth:`pull_many` and others."""
-        self.at(t, states[0])
+        self.at(t, states[0], step=step)
         self._states = states
         if self._many_weights.shape != states.shape:
             self._many_weights, self._many_pulled = np.zeros_like(states), np.zeros_like(states)
@@ -599,7 +605,7 @@ class FDLinearised(Linearised):
         for p in self.controls:
             if p.is_field:
                 ghosted = self._gradients[p.name].copy()
-                problem.layout.halo(ghosted.shape[-1]).reverse(ghosted)
+                problem.layout.field_halo(ghosted.shape[-1]).reverse(ghosted)
                 found[p.name] = ghosted[problem.layout.inner].flatten()
             elif p in self._trained:
                 found[p.name] = problem.comm.allreduce(problem.networks.evaluators[p.network].gradient())

@@ -372,6 +372,7 @@ class FEMLinearised(Linearised):
             self._mass_times(term, self.direction.x.array[: self.problem.n_owned], out, transposed=False)
             return
         self.assemble(self._tangent_form(term), out)
+        self.problem.add_nonlocal(term, self.direction.x.array[: self.problem.n_owned], out)
         if term not in ("mass", "inertia"):
             out[self.problem.constrained] = 0.0
 
@@ -381,6 +382,7 @@ class FEMLinearised(Linearised):
             return
         self._fill(self.adjoint, adjoint)
         self._functional(term).pull(out)
+        self.problem.add_nonlocal(term, adjoint, out, transposed=True)
 
     def collect(self, term: Term, adjoint: Array) -> None:
         if self._is_fixed(term):

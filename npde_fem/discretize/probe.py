@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
+from npde_fem.discretize.cells import Cells, Indices, basis_functions, extent, tolerance
 from npde_fem.discretize.data import finite
 from npde_fem.discretize.fd import FD
 from npde_fem.discretize.fem import FEM
@@ -13,23 +14,13 @@ from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.parallel import alike
 from npde_fem.parameter import as_numbers
 
-import basix
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from dolfinx import geometry
 from mpi4py import MPI
 from petsc4py import PETSc
 
 __all__ = ["Probe"]
-
-_CHUNK = 10_000
-"""Points that are located in a mesh at once, which bounds the memory that takes."""
-
-_ITERATIONS = 25
-"""Newton's steps to a point's place in a cell; in the cell that holds it a handful suffice."""
-
-Indices = npt.NDArray[np.int64]
 
 
 class Probe:
@@ -154,12 +145,6 @@ def _checked(problem: FEM | FD, points: Any) -> Array:
     return np.ascontiguousarray(x[:, :dim])
 
 
-def _tolerance(lower: Array, upper: Array) -> float:
-    """Return how far outside of a domain a point still counts as on its boundary: 1e-10 diameters, or round-off."""
-    round_off = 16 * np.finfo(np.float64).eps * np.max(np.abs([lower, upper]))
-    return max(1e-10 * float(np.linalg.norm(upper - lower)), float(round_off))
-
-
 def _refuse_outside(x: Array, inside: npt.NDArray[np.bool_], domain: str, lower: Array, upper: Array) -> None:
     """Raise ValueError for the first point that is not inside; ``inside`` is the same on all ranks."""
     if not inside.all():
@@ -179,7 +164,7 @@ def _in_grid(problem: FD, x: Array) -> _Entries:
     masked, periodic, h = grid.mask is not None, np.array(layout.periodic), np.array(grid.spacing)
     reach = np.where(masked & ~periodic, 0.5 * h, 0.0)
     lower, upper = np.array(grid.lower) - reach, np.array(grid.upper) + reach
-    tolerance = _tolerance(lower, upper)
+    slack = tolerance(lower, upper)
     clipped = np.clip(x, lower, upper)
     place = (clipped - grid.lower) / h
     before = np.floor(place).astype(np.int64)
@@ -188,7 +173,7 @@ def _in_grid(problem: FD, x: Array) -> _Entries:
     for corner in product((0, 1), repeat=grid.dim):
         index = before + corner
         distance = np.abs(place - index)
-        near = np.all(distance <= 0.5 + tolerance / h, axis=1)
+        near = np.all(distance <= 0.5 + slack / h, axis=1)
         local = np.where(periodic, index % layout.points, index) - layout.start
         point = np.flatnonzero(np.all((local >= 0) & (local < layout.local), axis=1))
         node = np.ravel_multi_index(tuple(local[point, ::-1].T), layout.flat_shape)
@@ -200,7 +185,7 @@ def _in_grid(problem: FD, x: Array) -> _Entries:
         found.append(_Entries(point, node, weight))
     for array, op in ((covered, MPI.LOR), (total, MPI.SUM)):
         problem.comm.Allreduce(MPI.IN_PLACE, array, op=op)
-    covered &= np.all(np.abs(x - clipped) <= tolerance, axis=1)
+    covered &= np.all(np.abs(x - clipped) <= slack, axis=1)
     _refuse_outside(x, covered, "grid's mask" if masked else "grid", lower, upper)
     point, node, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _Entries(point, node, weight / total[point])
@@ -212,16 +197,15 @@ def _in_grid(problem: FD, x: Array) -> _Entries:
 def _in_mesh(problem: FEM, x: Array) -> _Entries:
     """Return the values of this rank's basis functions at the points (collective)."""
     comm, dofmap = problem.comm, problem.space.dofmap
-    lower, upper = _extent(problem)
-    point, cell, place = _Cells(problem, _tolerance(lower, upper)).locate(x)
+    lower, upper = extent(problem)
+    point, cell, place, _ = Cells(problem, tolerance(lower, upper)).locate(x)
     owner = np.full(len(x), comm.size)
     owner[point] = comm.rank
     comm.Allreduce(MPI.IN_PLACE, owner, op=MPI.MIN)
     _refuse_outside(x, owner < comm.size, "mesh", lower, upper)
     own = owner[point] == comm.rank
     point, cell, place = point[own], cell[own], place[own]
-    weight = problem.space.ufl_element().basix_element.tabulate(0, place)[0, :, :, 0]
-    node = dofmap.list[cell]
+    node, weight = basis_functions(problem, cell, place)
     return _sent_to_owners(dofmap.index_map, _Entries(np.repeat(point, node.shape[1]), node.ravel(), weight.ravel()))
 
 
@@ -234,84 +218,3 @@ def _sent_to_owners(index_map: Any, entries: _Entries) -> _Entries:
     parts = comm.alltoall([tuple(column[owner == rank] for column in everything) for rank in range(comm.size)])
     point, node, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _Entries(point, node - index_map.local_range[0], weight)
-
-
-def _extent(problem: FEM) -> tuple[Array, Array]:
-    """Return the corners of the box around the mesh (collective)."""
-    x = problem.mesh.geometry.x[:, : problem.dim]
-    lower = np.min(x, axis=0, initial=np.inf)
-    upper = np.max(x, axis=0, initial=-np.inf)
-    problem.comm.Allreduce(MPI.IN_PLACE, lower, op=MPI.MIN)
-    problem.comm.Allreduce(MPI.IN_PLACE, upper, op=MPI.MAX)
-    return lower, upper
-
-
-class _Cells:
-    """This rank's own cells, of any kind and degree, in which points are located.
-
-    A cell is the image of its reference cell under ``x(X) = sum_k phi_k(X) x_k``.
-
-    Parameters
-    ----------
-    problem
-        The problem whose mesh they belong to.
-    tolerance
-        How far from a cell a point may lie to belong to it.
-    """
-
-    def __init__(self, problem: FEM, tolerance: float) -> None:
-        mesh, dim = problem.mesh, problem.dim
-        self._tolerance, self._dim = tolerance, dim
-        self._nodes, self._x = mesh.geometry.dofmaps[0], mesh.geometry.x[:, :dim]
-        self._element = mesh.ufl_domain().ufl_coordinate_element().basix_element
-        kind = self._element.cell_type
-        corners = basix.geometry(kind)
-        self._middle = corners.mean(axis=0)
-        self._normals = basix.cell.facet_outward_normals(kind)
-        self._on_facets = corners[[facet[0] for facet in basix.topology(kind)[dim - 1]]]
-        owned = mesh.topology.index_map(dim).size_local
-        self._tree = geometry.bb_tree(mesh, dim, padding=tolerance, entities=np.arange(owned, dtype=np.int32))
-
-    def locate(self, x: Array) -> tuple[Indices, Indices, Array]:
-        """Return which of the points lie in these cells, one cell for each, and their places ``X`` therein."""
-        point, cell, place = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)], [np.zeros((0, self._dim))]
-        for start in range(0, len(x), _CHUNK):
-            part = np.zeros((len(x[start : start + _CHUNK]), 3))
-            part[:, : self._dim] = x[start : start + _CHUNK]
-            candidates = geometry.compute_collisions_points(self._tree, part)
-            numbers = np.repeat(np.arange(len(part)), np.diff(candidates.offsets))
-            cells = candidates.array.astype(np.int64)
-            places, distance = self._pull_back(part[numbers, : self._dim], cells)
-            near = np.flatnonzero(distance <= self._tolerance)
-            numbers, first = np.unique(numbers[near], return_index=True)
-            point.append(start + numbers)
-            cell.append(cells[near[first]])
-            place.append(places[near[first]])
-        return np.concatenate(point), np.concatenate(cell), np.concatenate(place)
-
-    def _pull_back(self, x: Array, cells: Indices) -> tuple[Array, Array]:
-        """Return the places of points, each with a cell, and how far outside of its cell each lies at least.
-
-        That is the distance to the plane of a facet, or what Newton's method left of ``x - x(X)``.
-        """
-        corners = self._x[self._nodes[cells]]
-        # Seen from a node of their cell, coordinates lose nothing where the mesh lies far from the origin.
-        x, corners = x - corners[:, 0], corners - corners[:, :1]
-        place, missed, outside = np.tile(self._middle, (len(x), 1)), np.full(len(x), np.inf), np.full(len(x), np.inf)
-        left = np.arange(len(x))
-        for _ in range(_ITERATIONS):
-            table = self._element.tabulate(1, place[left])[..., 0]
-            error = x[left] - np.einsum("pk,pkd->pd", table[0], corners[left])
-            jacobian = np.einsum("jpk,pkd->pdj", table[1:], corners[left])
-            # A search that has left its cell may meet a point where the cell's map folds over; it may go on anyhow.
-            jacobian[np.linalg.det(jacobian) == 0] = np.eye(self._dim)
-            inverse = np.linalg.inv(jacobian)
-            beyond = np.einsum("pfd,fd->pf", place[left, None] - self._on_facets, self._normals)
-            scale = np.linalg.norm(np.einsum("fj,pjd->pfd", self._normals, inverse), axis=-1)
-            missed[left], outside[left] = np.linalg.norm(error, axis=1), np.max(beyond / scale, axis=1)
-            step = np.einsum("pjd,pd->pj", inverse, error)
-            place[left] = np.clip(place[left] + step, -100.0, 100.0)
-            left = left[missed[left] > 0.1 * self._tolerance]
-            if not left.size:
-                break
-        return place, np.maximum(missed, outside)

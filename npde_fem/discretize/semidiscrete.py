@@ -18,6 +18,7 @@ from petsc4py import PETSc
 
 if TYPE_CHECKING:
     from npde_fem.discretize.linearised import Linearised
+    from npde_fem.discretize.nonlocal_operator import NonlocalOperator
 
 __all__ = ["SINGULAR", "Array", "Part", "Semidiscrete", "Term"]
 
@@ -181,6 +182,50 @@ class Semidiscrete(ABC):
     def rate(self, t: float, state: Array, out: Array, part: Part = "all") -> None:
         """Write ``R(u, t)``, or a part of it, into the values ``out``; zero on constrained dofs."""
 
+    @abstractmethod
+    def source_times(self, values: Array, out: Array) -> None:
+        """Write what a source with given values at the nodes adds to R into ``out``: G values, G the mass matrix of R.
+
+        G is symmetric: that of the state's space without damping, lumped if mass matrices are (FEM), or the control
+        volumes (FD).
+        """
+
+    @cached_property
+    def nonlocal_operator(self) -> NonlocalOperator | None:
+        """The nonlocal term at the nodes, None if the equation has none (collective when first asked for)."""
+        from npde_fem.discretize.nonlocal_operator import nonlocal_operator  # which knows the discretisations
+
+        return nonlocal_operator(self)
+
+    def add_nonlocal(self, term: Term, values: Array, out: Array, transposed: bool = False) -> None:
+        """Add ``G N values``, the share of the nonlocal term in a part of R, or ``N^T G values``, to ``out``.
+
+        Collective; ``values`` are those of all owned dofs, and constrained ones of ``out`` have no meaning.
+        """
+        operator = self.nonlocal_operator
+        if operator is None or term not in ("all", "source"):
+            return
+        one, other = self._for_nonlocal
+        if transposed:
+            self.source_times(values, one)
+            operator.transpose(one, other)
+        else:
+            operator.apply(values, one)
+            self.source_times(one, other)
+        out += other
+
+    @cached_property
+    def _for_nonlocal(self) -> Array:
+        return np.zeros((2, self.n_owned))
+
+    def refuse_nonlocal(self, what: str) -> None:
+        """Raise ValueError if the equation has a nonlocal term, which ``what`` does not take into account."""
+        if self.equation.nonlocal_term is not None:
+            raise ValueError(
+                f"{what}: equation {self.equation.name!r} has a nonlocal term, which enters explicit steps only; "
+                "ForwardEuler(), RK4(), Lie() with implicit=False, and with inertia Leapfrog(), allowed"
+            )
+
     @property
     @abstractmethod
     def mass_is_diagonal(self) -> bool:
@@ -255,13 +300,18 @@ class Semidiscrete(ABC):
     @property
     @abstractmethod
     def flow_data(self) -> Any:
-        """The flow of the source in UFL on the mesh or grid, its parameters bound.
+        """The equation's flow in UFL on the mesh or grid, its parameters bound.
 
         Raises
         ------
         TypeError, ValueError
             If the equation has none, or it is not of the state's shape.
         """
+
+    def _meet_flow(self) -> None:
+        """Make the parameters of the flow known, which need not occur elsewhere: whoever takes controls looks here."""
+        if self.equation.flow is not None:
+            _ = self.flow_data
 
     @abstractmethod
     def flow(self, t: float, step: float, state: Array, out: Array) -> None:

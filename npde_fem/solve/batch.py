@@ -21,6 +21,7 @@ from npde_fem.solve.integrate import (
     Adaptive,
     Frozen,
     SolveError,
+    check_flow,
     check_stability,
     planned_steps,
     warn_of_unresolved_waves,
@@ -74,6 +75,7 @@ class Batch:
             scheme = STATIONARY
         else:
             scheme = scheme_for(scheme, problem.second_order)
+            check_flow(problem, scheme)
             self._steps, self._observed = planned_steps(problem.comm, t, dt, scheme, observe)
         if not self.shares(problem, scheme, (), dt) or not isinstance(scheme, Scheme):
             raise ValueError(f"batch: solves of this problem by {scheme.name} share no work; see Batch.shares")
@@ -88,7 +90,7 @@ class Batch:
 
         So it is where the implicit part of the scheme is linear (one matrix, one factorisation, many right-hand sides),
         and for explicit schemes on grids where the damping is one number (one compiled loop), without batched
-        parameters. Steps must not adapt, and equations of second order in time share none.
+        parameters. Steps must not adapt; equations of second order in time, or with a nonlocal term, share none.
 
         Parameters
         ----------
@@ -99,7 +101,8 @@ class Batch:
             not dR/du, mass matrices or the flow.
         """
         scheme = STATIONARY if problem.stationary else scheme_for(scheme, problem.second_order)
-        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive):
+        local = problem.equation.nonlocal_term is None
+        if isinstance(scheme, Newmark) or isinstance(dt, Adaptive) or not local:
             return False
         if scheme.is_explicit:
             return isinstance(problem, FD) and problem.fuses and not batched
@@ -165,11 +168,12 @@ class Batch:
         if not self.shares(problem, self.scheme, parameters):
             raise ValueError(f"batch: of {sorted(parameters)} at least one enters dR/du, a mass matrix or the flow")
         values = np.stack([problem.initial(row, t0) for row in u0])
-        for row in values if problem.varies("flux")[0] else values[:1]:
-            problem.check_diffusion(t0, row)
+        if self.scheme.checked:
+            for row in values if problem.varies("flux")[0] else values[:1]:
+                problem.check_diffusion(t0, row)
         if problem.stationary:
             warn_of_unresolved_waves(problem)
-        if self.scheme.is_explicit:
+        if self.scheme.checked and self.scheme.is_explicit:
             check_stability(problem, self.scheme, t0, values[0], min(dt for _, dt in self._steps))
         return values
 

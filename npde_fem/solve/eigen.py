@@ -130,6 +130,7 @@ def eigenmodes(
         raise RuntimeError("eigenmodes: PETSc has complex scalars here; a build with real ones is needed")
     if not isinstance(problem, Semidiscrete):
         raise TypeError(f"eigenmodes: problem must be FEM or FD, not {type(problem).__name__}")
+    problem.refuse_nonlocal("eigenmodes")
     n = _checked_number(problem, n)
     problem.update()
     with_state, with_time = problem.varies()

@@ -62,6 +62,7 @@ class Newton(Lent):
         stationary: bool = False,
         preconditioner: ShiftedLaplacian | None = None,
     ) -> None:
+        problem.refuse_nonlocal("Newton's method")
         super().__init__(problem)
         self.part, self.stationary = part, stationary
         self._with_state, self._with_time = problem.varies(part)
