@@ -1,7 +1,7 @@
 """Which steps of a network are stable, and steps that are so by construction.
 
-A step ``W = E + dt L`` multiplies the wave exp(i theta . x / h) by its symbol ``W^(theta) = sum_o K_o exp(i theta . o)``, a
-matrix of channels. On a circular lattice its spectral norm, at the lattice's wavenumbers, is the norm of the step;
+A step ``W = E + dt L`` multiplies the wave exp(i theta . x / h) by its symbol, a matrix of channels,
+``W^(theta) = sum_o K_o exp(i theta . o)``. On a circular lattice its spectral norm, at the lattice's wavenumbers, is the norm of the step;
 with zeros beyond the lattice it bounds it, as the step is then a part of the one on an infinite lattice.
 
 **Stable by construction.** :class:`StableTransport` writes
@@ -165,7 +165,9 @@ class StableTransport(Transport):
         self, lattice: Lattice, in_channels: int, out_channels: int, *, dt: float = 1.0, stride: int = 1, **options: Any
     ) -> None:
         if in_channels != out_channels:
-            raise ValueError(f"stable=True: {in_channels} channels in and {out_channels} out; as many out as in allowed")
+            raise ValueError(
+                f"stable=True: {in_channels} channels in and {out_channels} out; as many out as in allowed"
+            )
         if lattice.boundary not in ("zeros", "circular"):
             raise ValueError(f"stable=True: boundary {lattice.boundary!r} given; zeros and circular allowed")
         if options.pop("remainder", False) or options.pop("size", (3,) * lattice.dim) != (3,) * lattice.dim:
@@ -181,7 +183,7 @@ class StableTransport(Transport):
     def _roots(
         mass: torch.Tensor, drift: torch.Tensor, blocks: torch.Tensor, *, sign: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what the parameters are for a mass, drift and blocks of diffusion; with ``sign`` by absolute values."""
+        """Return what the parameters are for mass, drift and blocks of diffusion; with ``sign`` by absolute values."""
         rotation = mass - mass.T
         decay = _root(-0.5 * (mass + mass.T), sign)
         return torch.stack([decay, 0.5 * (rotation - rotation.T)]), drift, _root(0.5 * (blocks + blocks.T), sign)

@@ -194,7 +194,7 @@ class Transport(torch.nn.Module):
                 raise ValueError(f"Transport.from_conv: {name} = {getattr(conv, name)!r}; {allowed[name]} allowed")
         weights = (None if w is None else w.detach().cpu().numpy() for w in (conv.weight, conv.bias))
         coefficients = Coefficients.of_kernel(*weights, lattice.spacing, dt)
-        options = {"dtype": conv.weight.dtype, "device": conv.weight.device}
+        options: dict[str, Any] = {"dtype": conv.weight.dtype, "device": conv.weight.device}
         return cls.from_coefficients(coefficients, lattice, stride=conv.stride[0], **options)
 
     @classmethod
@@ -320,7 +320,9 @@ class Transport(torch.nn.Module):
 def check_state(u: torch.Tensor, channels: int, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless a state has so many channels on a lattice of that shape."""
     if u.ndim != len(shape) + 2 or u.shape[1] != channels or tuple(u.shape[2:]) != shape:
-        raise ValueError(f"state of shape {tuple(u.shape)} given; (batch, {channels}, {', '.join(map(str, shape))}) allowed")
+        raise ValueError(
+            f"state of shape {tuple(u.shape)} given; (batch, {channels}, {', '.join(map(str, shape))}) allowed"
+        )
 
 
 def _wide_enough(lattice: Lattice, size: tuple[int, ...]) -> Lattice:
