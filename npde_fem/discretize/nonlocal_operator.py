@@ -105,27 +105,7 @@ class StencilOperator(NonlocalOperator):
 
     def __init__(self, problem: FEM | FD, term: Stencil) -> None:
         domain = _Mesh(problem) if isinstance(problem, FEM) else _Grid(problem)
-        nodes, m = np.flatnonzero(domain.inside), problem.components
-        x = problem.coordinates()[nodes, : problem.dim]
-        rows, columns, entries = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
-        for offset in np.ndindex(*term.sizes):
-            weights = term.weights[(slice(None), slice(None), *offset)]
-            coupled = np.argwhere(weights)
-            if not coupled.size:
-                continue
-            step = (np.array(offset) - np.array(term.sizes) // 2) * np.array(term.spacing)
-            y, factor = _padded(term, x + step, domain)
-            found, weight = domain.interpolated(y)
-            weight = weight * factor[:, None]
-            point, k = np.nonzero(np.abs(weight) > _NO_WEIGHT)
-            for a, b in coupled:
-                rows.append(nodes[point] * m + a)
-                columns.append(found[point, k] * m + b)
-                entries.append(weight[point, k] * weights[a, b])
-        shape = (problem.n_owned, problem.n_global)
-        coordinates = np.concatenate(rows), np.concatenate(columns)
-        matrix = scipy.sparse.coo_array((np.concatenate(entries), coordinates), shape).tocsr()
-        matrix.sort_indices()
+        matrix = _stencil_matrix(problem, term, domain)
         index = PETSc.IntType
         csr = (matrix.indptr.astype(index), matrix.indices.astype(index), matrix.data)
         size = (problem.n_owned, problem.n_global)
@@ -141,6 +121,38 @@ class StencilOperator(NonlocalOperator):
         self._found.array[:] = values
         self._matrix.multTranspose(self._found, self._values)
         out[:] = values_in(self._values)
+
+
+def _stencil_matrix(problem: FEM | FD, term: Stencil, domain: _Mesh | _Grid) -> scipy.sparse.csr_array:
+    """Return this rank's rows of a stencil's matrix, columns of all ranks (collective)."""
+    nodes, m = np.flatnonzero(domain.inside), problem.components
+    x = problem.coordinates()[nodes, : problem.dim]
+    rows, everywhere = problem.n_owned // m, problem.n_global // m
+    places, shares, kernels = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros((m, m))]
+    for offset in np.ndindex(*term.sizes):
+        kernel = term.weights[(slice(None), slice(None), *offset)]
+        if not kernel.any():
+            continue
+        step = (np.array(offset) - np.array(term.sizes) // 2) * np.array(term.spacing)
+        y, factor = _padded(term, x + step, domain)
+        found, weight = domain.interpolated(y)
+        weight = weight * factor[:, None]
+        point, k = np.nonzero(np.abs(weight) > _NO_WEIGHT)
+        places.append(nodes[point] * everywhere + found[point, k])
+        shares.append(weight[point, k])
+        kernels.append(kernel)
+    entries, slots = np.unique(np.concatenate(places), return_inverse=True)
+    blocks, first = np.zeros((entries.size, m, m)), 0
+    for share, kernel in zip(shares, kernels, strict=True):
+        # One offset has no node twice in a row.
+        blocks[slots[first : first + share.size]] += share[:, None, None] * kernel
+        first += share.size
+    counts = np.bincount(entries // everywhere, minlength=rows)
+    pattern = entries % everywhere, np.concatenate([[0], np.cumsum(counts)])
+    matrix = scipy.sparse.bsr_array((blocks, *pattern), (rows * m, everywhere * m)).tocsr()
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
 
 
 def _padded(term: Stencil, y: Array, domain: _Mesh | _Grid) -> tuple[Array, Array]:
