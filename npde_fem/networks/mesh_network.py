@@ -6,26 +6,25 @@ layer (THEORY: *On a finite-element mesh*)
     u^{k+1} = Phi(u^k + dt (sum_q C_q M^-1 K_q u^k + s)),
 
 with the matrices K_q of the operators 1, -d_a and d_a d_b of mass, drift and diffusion, and channel matrices C_q, their
-coefficients. A node hears only its neighbours on the mesh: the locality of the network is the mesh's. No flux passes the
-boundary; a mesh made by :func:`npde_fem.periodic_mesh` has none.
+coefficients. A node hears only its neighbours on the mesh: the locality of the network is the mesh's. No flux passes
+the boundary; a mesh made by :func:`npde_fem.periodic_mesh` has none.
 
-*What coincides with a stencil.* On a uniform mesh of rectangles, whose integrals over cells are at the nodes, all these
-matrices are, away from the boundary, the differences of a convolution 3 wide with the same coefficients (those of
-:class:`~npde_fem.networks.Coefficients`). On one of right-angled triangles the second differences along the axes are; the
-mixed one reaches the two corners only along the triangles' diagonal, the first differences are means over the neighbours,
-and that of mass, as the source is integrated exactly, is M^-1 times the consistent mass matrix.
+*What coincides with a stencil.* On a uniform mesh of intervals, rectangles or boxes, whose integrals over cells are at
+the nodes, all these matrices are, away from the boundary, the differences of a convolution 3 wide with the same
+:class:`~npde_fem.networks.Coefficients`. On one of right-angled triangles the second differences along the axes are;
+the mixed one reaches only the corners on the triangles' diagonal, the first differences are means over the neighbours,
+and the matrix of the mass, as the source is integrated exactly, is M^-1 times the consistent mass matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from npde_fem.discretize import FEM
 from npde_fem.equation import NPDE
-from npde_fem.networks.coefficients import Coefficients
+from npde_fem.networks.coefficients import Coefficients, split_kernel
 from npde_fem.networks.network import Network
 from npde_fem.networks.reactions import Reaction, reaction_named
 from npde_fem.parameter import Parameter
@@ -38,7 +37,6 @@ import scipy.sparse
 import torch
 import ufl
 from dolfinx import fem
-from petsc4py import PETSc
 from ufl.core.expr import Expr
 
 __all__ = ["MeshEvolution", "MeshNetwork", "MeshOperators", "MeshPhase", "MeshStep", "mesh_network"]
@@ -69,6 +67,9 @@ class MeshOperators:
         scipy's sparse matrices of mass, of the drift along each axis, and of the diffusions of :attr:`pairs`. For a < b
         the coefficient D_ab stands for D_ba too.
 
+    width
+        The mesh's mean width h: of its volume, each node has h^d.
+
     Raises
     ------
     TypeError, ValueError
@@ -85,7 +86,8 @@ class MeshOperators:
                 f"{_MOST_ENTRIES} allowed. With lumped=True they are sparse"
             )
         self.pairs = [(a, b) for a in range(d) for b in range(a, d)]
-        self.matrices = self._assemble()
+        self.matrices, volume = self._assemble()
+        self.width = (volume / self.nodes) ** (1 / d)
         self._tensors: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     @property
@@ -97,7 +99,8 @@ class MeshOperators:
         """Coordinates of the nodes, shape ``(d, nodes)``."""
         return np.ascontiguousarray(self.space.tabulate_dof_coordinates()[: self.nodes, : self.dim].T)
 
-    def _assemble(self) -> list[scipy.sparse.csr_matrix]:
+    def _assemble(self) -> tuple[list[scipy.sparse.csr_matrix], float]:
+        """The matrices, and the volume of the mesh."""
         d = self.dim
         mass, drift = Parameter("mass", 0.0), Parameter("drift", np.zeros(d))
         diffusion = Parameter("diffusion", np.zeros((d, d)))
@@ -123,7 +126,7 @@ class MeshOperators:
                 zero, parameter.value = parameter.value, unit
                 found.append(scipy.sparse.csr_matrix(inverse @ assembled(0.0, 1.0)))
                 parameter.value = zero
-            return found
+            return found, float(whole.sum())
         finally:
             matrix.destroy()
 
@@ -149,6 +152,16 @@ class MeshOperators:
 class MeshStep(torch.nn.Module):
     """One linear step on a mesh: ``u + dt (sum_q C_q M^-1 K_q u + s)``.
 
+    The parameters are what an optimiser sees, and are counted in steps and in the mesh's mean width h, as those of
+    :class:`~npde_fem.networks.transport.Transport` are; :meth:`coefficients` gives them in physical units:
+
+    * ``mass`` = dt m, shape ``(C_out, C_in)``,
+    * ``drift`` = dt c_a / h, shape ``(C_out, C_in, d)``,
+    * ``diffusion`` = dt D_ab / h^2, the independent entries a <= b, shape ``(C_out, C_in, d (d + 1) / 2)``,
+    * ``source`` = dt s, shape ``(C_out,)``.
+
+    At the start they are what a convolution 3 wide of torch draws at random, read as coefficients.
+
     Parameters
     ----------
     operators
@@ -157,84 +170,84 @@ class MeshStep(torch.nn.Module):
         Channels that go in and out. Channels that are new start at 0, those dropped end.
     dt
         Length of the step.
-    coefficients
-        Values of ``mass``, ``drift``, ``diffusion`` and ``source``, by name: anything that can be broadcast to their
-        shapes. Those not given are random if none is, such that each operator's part of a channel in the new state is
-        as large as the bound of torch's convolutions with 3^d taps; else 0.
-
-    Attributes
-    ----------
-    mass, drift, diffusion, source
-        Trained: m ``(C_out, C_in)`` in 1 / time, c ``(C_out, C_in, d)`` in length / time, D ``(C_out, C_in, d, d)`` in
-        length^2 / time, of which the symmetric part counts, s ``(C_out,)``.
+    values
+        Values of ``mass``, ``drift``, ``diffusion`` ``(C_out, C_in, d, d)`` and ``source`` in physical units, by name:
+        anything that can be broadcast to their shapes; a number is a mass or an isotropic diffusion of each channel.
+        Where some are given the others are 0.
     """
+
+    mass: torch.Tensor
+    drift: torch.Tensor
+    diffusion: torch.Tensor
+    source: torch.Tensor
 
     def __init__(
         self,
         operators: MeshOperators,
         channels: tuple[int, int],
         dt: float,
-        coefficients: dict[str, Any],
+        values: dict[str, Any] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.operators, self.channels, self.dt = operators, channels, dt
-        pair, d = channels[::-1], operators.dim
+        found = self._given(values) if values else self._random()
+        for name, value in found.items():
+            entries = torch.stack([value[..., a, b] for a, b in operators.pairs], -1) if name == "diffusion" else value
+            self.register_parameter(name, torch.nn.Parameter(entries.to(dtype or torch.get_default_dtype())))
+
+    def _random(self) -> dict[str, torch.Tensor]:
+        d, (n_in, n_out) = self.operators.dim, self.channels
+        conv = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[d - 1](n_in, n_out, 3)
+        with torch.no_grad():
+            mass, drift, diffusion, _ = split_kernel(conv.weight.double(), (1.0,) * d, 1.0)
+            assert conv.bias is not None
+            return {"mass": mass, "drift": drift, "diffusion": diffusion, "source": conv.bias.clone()}
+
+    def _given(self, values: dict[str, Any]) -> dict[str, torch.Tensor]:
+        pair, d, h, dt = self.channels[::-1], self.operators.dim, self.operators.width, self.dt
         shapes = {"mass": pair, "drift": (*pair, d), "diffusion": (*pair, d, d), "source": pair[:1]}
-        for name, shape in shapes.items():
-            value = coefficients.get(name, 0.0) if coefficients else self._random(name, shape)
-            setattr(self, name, torch.nn.Parameter(_broadcast(name, value, shape, dtype)))
-
-    def _random(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        found, d = self.operators, self.operators.dim
-        bound = 1 / sqrt(self.channels[0] * 3**d)
-        drawn = (2 * torch.rand(shape, dtype=torch.float64) - 1) * bound / self.dt
-        if name in ("mass", "source"):
-            return drawn
-        size = [float(abs(matrix).sum(axis=1).mean()) for matrix in found.matrices[1:]]
-        if name == "drift":
-            return drawn / torch.tensor(size[:d], dtype=torch.float64)
-        scale = torch.zeros(d, d, dtype=torch.float64)
-        for (a, b), s in zip(found.pairs, size[d:], strict=True):
-            scale[a, b] = scale[b, a] = 1 / s
-        return 0.5 * (drawn + drawn.mT) * scale
-
-    def _matrices(self) -> torch.Tensor:
-        """Channel matrices C_q, shape (Q, C_out, C_in)."""
-        diffusion = 0.5 * (self.diffusion + self.diffusion.mT)
-        parts = [self.mass[None], self.drift.movedim(2, 0)]
-        parts.append(torch.stack([diffusion[..., a, b] for a, b in self.operators.pairs]))
-        return torch.cat(parts)
+        units = {"mass": dt, "drift": dt / h, "diffusion": dt / h**2, "source": dt}
+        found = {k: units[k] * _broadcast(k, values.get(k, 0.0), shape) for k, shape in shapes.items()}
+        if not torch.equal(found["diffusion"], found["diffusion"].mT):
+            raise ValueError("mesh_network: diffusion must be symmetric in its last two axes")
+        return found
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         (n_in, n_out), n = self.channels, self.operators.nodes
         if u.ndim != 3 or u.shape[1:] != (n_in, n):
             raise ValueError(f"u of shape {tuple(u.shape)} given; (batch, {n_in}, {n}) (channels, nodes) allowed")
-        flat = u.permute(2, 0, 1).reshape(n, -1)
-        parts = torch.sparse.mm(self.operators.tensor(u), flat).reshape(-1, n, len(u), n_in)
-        rate = torch.einsum("qnbj,qij->bin", parts, self._matrices()) + self.source[:, None]
+        parts = torch.sparse.mm(self.operators.tensor(u), u.permute(2, 0, 1).reshape(n, -1))
+        step = torch.einsum("qnbj,ijq->bin", parts.reshape(-1, n, len(u), n_in), self._matrices())
         kept = u[:, :n_out]
         if n_out > n_in:
             kept = torch.nn.functional.pad(kept, (0, 0, 0, n_out - n_in))
-        return kept + self.dt * rate
+        return kept + step + self.source[:, None]
 
+    def _matrices(self) -> torch.Tensor:
+        """Channel matrices dt C_q, shape (C_out, C_in, Q)."""
+        h = self.operators.width
+        return torch.cat([self.mass[..., None], h * self.drift, h**2 * self.diffusion], -1)
+
+    @torch.no_grad()
     def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return matrix ``(C_out nodes, C_in nodes)`` and bias of the step, float64, without gradients."""
         (n_in, n_out), n = self.channels, self.operators.nodes
-        with torch.no_grad():
-            matrices = self._matrices().double().numpy()
-            weight = np.kron(np.eye(n_out, n_in), np.eye(n))
-            for channel, matrix in zip(matrices, self.operators.matrices, strict=True):
-                weight += self.dt * np.kron(channel, matrix.toarray())
-            return torch.from_numpy(weight), (self.dt * self.source.double()).repeat_interleave(n)
+        weight = np.kron(np.eye(n_out, n_in), np.eye(n))
+        for channel, matrix in zip(self._matrices().double().cpu().numpy().T, self.operators.matrices, strict=True):
+            weight += np.kron(channel.T, matrix.toarray())
+        return torch.from_numpy(weight), self.source.double().repeat_interleave(n)
 
     def coefficients(self, spacing: float | tuple[float, ...] = 1.0) -> Coefficients:
         """Return the coefficients, as those of a convolution 3 wide on points of some spacing."""
-        d, pair = self.operators.dim, self.channels[::-1]
-        values = {k: p.detach().double().cpu().numpy() for k, p in self.named_parameters()}
-        values["diffusion"] = 0.5 * (values["diffusion"] + values["diffusion"].swapaxes(2, 3))
-        h = tuple(np.broadcast_to(np.asarray(spacing, dtype=np.float64), (d,)).tolist())
-        return Coefficients(**values, rest=np.zeros((*pair, *(3,) * d)), spacing=h, dt=self.dt)
+        d, pair, h = self.operators.dim, self.channels[::-1], self.operators.width
+        entries = {k: p.detach().double().cpu().numpy() / self.dt for k, p in self.named_parameters()}
+        diffusion = np.zeros((*pair, d, d))
+        for k, (a, b) in enumerate(self.operators.pairs):
+            diffusion[..., a, b] = diffusion[..., b, a] = h**2 * entries["diffusion"][..., k]
+        rest, steps = np.zeros((*pair, *(3,) * d)), tuple(np.broadcast_to(spacing, (d,)).tolist())
+        mass, drift, source = entries["mass"], h * entries["drift"], entries["source"]
+        return Coefficients(mass, drift, diffusion, rest, source, steps, self.dt)
 
 
 class MeshNetwork(Network):
@@ -456,8 +469,8 @@ def mesh_network(
     shared
         Whether all layers have the same coefficients: an autonomous equation.
     mass, drift, diffusion, source
-        Values that the parameters start with (see :class:`MeshStep`); random if none is given. An explicit step is
-        stable only below a bound of the order of width^2 / diffusion.
+        Values, in physical units, that the parameters start with (see :class:`MeshStep`); random if none is given. An
+        explicit step is stable only below a bound of the order of width^2 / diffusion.
     lumped
         Whether the mass matrix is lumped. The consistent one makes dense matrices, for small meshes only.
     dtype
@@ -518,14 +531,14 @@ def _checked_space(space: Any, any_degree: bool = False) -> fem.FunctionSpace:
     return space
 
 
-def _broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
-    """A coefficient of one shape from what a user gives; a number is the diffusion D = value I of each channel."""
-    tensor = torch.as_tensor(value, dtype=dtype or torch.get_default_dtype())
+def _broadcast(name: str, value: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """A coefficient of one shape, float64, from what a user gives."""
+    tensor = torch.as_tensor(value, dtype=torch.float64)
     if not torch.isfinite(tensor).all():
         raise ValueError(f"mesh_network: {name} is not finite")
     if tensor.ndim == 0 and name in ("mass", "diffusion"):
-        channels = torch.eye(*shape[:2], dtype=tensor.dtype)
-        tensor = tensor * (channels if name == "mass" else torch.einsum("ij,ab->ijab", channels, torch.eye(shape[2])))
+        channels, unit = torch.eye(*shape[:2]).double(), torch.eye(shape[-1]).double()
+        tensor = tensor * (channels if name == "mass" else torch.einsum("ij,ab->ijab", channels, unit))
     try:
         return tensor.broadcast_to(shape).clone()
     except RuntimeError as error:
