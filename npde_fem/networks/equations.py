@@ -348,5 +348,5 @@ def _driven(parts: Sequence[Part], lower: float | Sequence[float]) -> DrivenElma
     given = {"kernel": cell.step, "source_positions": cell.sources, "source": cell.source}
     network.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in given.items()}, strict=False)
     if readout is not None:
-        network.readout = readout.to_torch().double()  # type: ignore[assignment, operator]
+        network.readout = readout.to_torch().double()  # type: ignore[assignment]
     return network.as_equation()
