@@ -168,7 +168,7 @@ class _Maps:
     @property
     def parameters(self) -> list[Parameter]:
         """Those that occur, in order of their making."""
-        present = terminals_of(self.step)
+        present = terminals_of(self.step) | (set() if self.rate is None else terminals_of(self.rate))
         return [parameter for parameter in self.written.parameters.values() if parameter in present]
 
 
