@@ -106,7 +106,7 @@ def test_dtypes_are_kept(dtype):
     layer = nn.Conv2d(2, 2, 3, padding=1, dtype=dtype)
     made = interpret(layer).to_torch()
     assert made.weight.dtype is dtype
-    assert_allclose(made.weight.detach(), layer.weight.detach(), rtol=0, atol=torch.finfo(dtype).eps / 8)
+    assert_allclose(made.weight.detach(), layer.weight.detach(), rtol=0, atol=torch.finfo(dtype).eps)
 
 
 # -- known operators -----------------------------------------------------------------------------------------
