@@ -1,8 +1,8 @@
 """Generated networks beside stock ones of the same shape on scikit-learn's 1,797 digits of 8 x 8 pixels.
 
-A generated CNN, MLP and RNN are trained through their coefficients (mass, drift, diffusion, remainder; kernels; sources),
-their stock twins (``as_torch()`` of the same start) through torch's weights: the same optimiser, batches and epochs.
-450 digits, drawn anew for each seed, are for the test.
+A generated CNN, MLP and RNN are trained through their coefficients (mass, drift, diffusion, remainder; kernels;
+sources), their stock twins (``as_torch()`` of the same start) through torch's weights: the same optimiser, batches and
+epochs. 450 digits, drawn anew for each seed, are for the test.
 """
 
 from __future__ import annotations

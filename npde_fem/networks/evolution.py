@@ -30,7 +30,7 @@ from npde_fem.networks.places import Ended, Place, place_of
 from npde_fem.nonlocal_terms import Stencil
 from npde_fem.parallel import Refused
 from npde_fem.parameter import Parameter
-from npde_fem.solve import Lie, Solution, solve, stable_step
+from npde_fem.solve import Lie, Scheme, Solution, solve, stable_step
 
 import numpy as np
 import ufl
@@ -199,6 +199,8 @@ class Phase:
         Channels that go in and out, components 0, 1, ... of the state: as many as it has by default.
     pooling
         What follows the last step.
+    scheme
+        The scheme whose steps these are; ``Lie()``, as the evolution is asked to take it, by default.
 
     Raises
     ------
@@ -212,6 +214,7 @@ class Phase:
     steps: int = 1
     channels: tuple[int, int] = (0, 0)
     pooling: Pooling | None = None
+    scheme: Scheme | None = None
 
     def __post_init__(self) -> None:
         m = self.equation.components
@@ -395,11 +398,12 @@ class Evolution:
             try:
                 if checked:
                     problem.check_diffusion(t, values)
-                count = _substeps(problem, phase, values, substeps, implicit, checked)
+                scheme = phase.scheme or Lie(
+                    _substeps(problem, phase, values, substeps, implicit, checked), implicit=implicit, checked=False
+                )
             except ValueError as error:
                 raise type(error)(f"phase {k} ({phase.equation.name}): {error}") from error
             end = t + phase.steps * phase.dt
-            scheme = Lie(count, implicit=implicit, checked=False)
             solution = solve(problem, values, (t, end), phase.dt, scheme, callback, rescue=None, progress=progress)
             state = Ended(place, phase, solution)
             ended.append(state)
@@ -421,6 +425,7 @@ class Evolution:
 def _goes_on(last: Phase, phase: Phase) -> bool:
     """Whether a phase is but more steps of the one before."""
     same = last.equation is phase.equation and last.lattice == phase.lattice and last.dt == phase.dt
+    same = same and last.scheme == phase.scheme
     return same and last.pooling is None and last.channels == phase.channels and last.channels[0] == last.channels[1]
 
 

@@ -77,8 +77,8 @@ def interpret(
         raise TypeError(f"interpret: a torch.nn.Module allowed, {module!r} given")
     if isinstance(module, Network):
         spacing, dt, shape = _own(module, spacing, dt, shape)
-    h, step = 1.0 if spacing is None else spacing, 1.0 if dt is None else dt
-    reader = Reader(_units(h), _positive("dt", step), _shape(shape))
+    h, time = 1.0 if spacing is None else spacing, 1.0 if dt is None else dt
+    reader = Reader(_units(h), _positive("dt", time), _shape(shape))
     if boundary is not None and boundary not in BOUNDARIES:
         raise ValueError(f"interpret: unknown boundary {boundary!r}; allowed: {', '.join(BOUNDARIES)}")
     for step in steps_of(module):

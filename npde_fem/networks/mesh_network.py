@@ -304,7 +304,7 @@ class MeshNetwork(Network):
         """Return the coefficients of each layer (see :meth:`MeshStep.coefficients`)."""
         return [step.coefficients(spacing) for step in self._layers()]
 
-    def as_equation(self) -> MeshEvolution:  # type: ignore[override]
+    def as_equation(self) -> MeshEvolution:
         """Return the equation with the values that the parameters have now; shared steps are one equation."""
         found = list(self.steps)
         each = self.count // len(found)

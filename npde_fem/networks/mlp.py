@@ -3,15 +3,15 @@
 Neurons are points of a lattice, layers time steps, ``u -> Phi(W u + b)``. There are two ways to a dense W (THEORY:
 *Discretising it generates networks*):
 
-* **Any matrix** is one explicit step of ``u_t = int K(x, y) u(y) dy + s``, the integral by quadrature with the weight h,
-  the spacing: ``W = E + dt h K`` and ``b = dt s``. E is the identity, cut to the shape of W: a W that is not square is a
-  change of grid, on which neurons that are new begin at 0 (:class:`NonlocalMLP`).
+* **Any matrix** is one explicit step of ``u_t = int K(x, y) u(y) dy + s``, the integral by quadrature with the weight
+  h, the spacing: ``W = E + dt h K`` and ``b = dt s``. E is the identity, cut to the shape of W: a W that is not square
+  is a change of grid, on which neurons that are new begin at 0 (:class:`NonlocalMLP`).
 * **The discrete Green's function** ``W = (I - dt L)^{-1}``, ``b = dt W s``, is one step of backward Euler of the local
   equation ``u_t = div(D grad u - c u) + m u + s``, whose coefficients vary in x (:class:`LocalMLP`).
 
 Parameters are what an optimiser sees, and are counted in spacings and steps, as those of
-:class:`~npde_fem.networks.transport.Transport` are: a step of Adam changes W by as much as it would change the weight of
-``nn.Linear``, whatever h and dt are.
+:class:`~npde_fem.networks.transport.Transport` are: a step of Adam changes W by as much as it would change the weight
+of ``nn.Linear``, whatever h and dt are.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class _MLP(Network):
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Linear:
-    made = torch.nn.Linear(*weight.shape[::-1], dtype=weight.dtype, device=weight.device)
+    made = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         made.weight.copy_(weight)
         made.bias.copy_(bias)
@@ -195,7 +195,7 @@ class NonlocalMLP(_MLP):
     @property
     def lattice(self) -> Lattice:
         """The neurons of the widest layer, on a line; those of others are the first ones."""
-        return Lattice((max(3, *self.widths),), self.spacing, boundary="replicate")
+        return Lattice((max(3, *self.widths),), (self.spacing,), boundary="replicate")
 
     def _linear(self, step: NonlocalStep) -> tuple[torch.Tensor, torch.Tensor]:
         return step.matrix(), step.source
@@ -231,8 +231,8 @@ class LocalStep(torch.nn.Module):
     """One step of ``u_t = div(D grad u - c u) + m u + s`` on a lattice, with coefficients that vary in x.
 
     The matrix L is that of finite differences as :class:`npde_fem.FD` has them: means of D and c at the faces between
-    points, outside of the lattice the state that the boundary says, and coefficients that are those of the nearest point
-    (with ``"reflect"`` mirrored). The parameters are fields on the lattice, counted in spacings and steps:
+    points, outside of the lattice the state that the boundary says, and coefficients that are those of the nearest
+    point (with ``"reflect"`` mirrored). The parameters are fields on the lattice, counted in spacings and steps:
 
     * ``mass`` = dt m, shape ``(*shape,)``,
     * ``drift`` = dt c_a / h_a, shape ``(d, *shape)``,
@@ -248,8 +248,8 @@ class LocalStep(torch.nn.Module):
     dt
         Length of the step.
     values
-        Values of ``mass``, ``drift``, ``diffusion`` and ``source`` in physical units, by name: numbers or arrays that can
-        be broadcast to the shapes above; drift also ``(d,)``. Where some are given the others are 0; by default the
+        Values of ``mass``, ``drift``, ``diffusion`` and ``source`` in physical units, by name: numbers or arrays that
+        can be broadcast to the shapes above; drift also ``(d,)``. Where some are given the others are 0; by default the
         diffusion is about 1/4 and the others about 0, with the spread that ``nn.Linear`` has.
     positive
         Whether the diffusion stays positive: what is trained is then the inverse of ``log(1 + e^f)`` of it.
@@ -376,9 +376,9 @@ def _neighbours(lattice: Lattice, axis: int, step: int, *, coefficients: bool = 
         line[last, inner] += 1
     elif lattice.boundary == "replicate" or coefficients:
         line[last, last] += 1
-    matrix = np.eye(1)
+    matrix: Array = np.eye(1)
     for a, count in enumerate(lattice.shape):
-        matrix = np.kron(matrix, line if a == axis else np.eye(count))
+        matrix = np.kron(matrix, line if a == axis else np.eye(count)).astype(np.float64)
     return torch.from_numpy(matrix)
 
 
@@ -481,8 +481,8 @@ def mlp(
 ) -> NonlocalMLP | LocalMLP:
     """Return a multi-layer perceptron of layers ``u -> Phi(W u + b)``; see the module's text.
 
-    Called with ``widths``, its layers are steps of an integral equation, and W is any matrix. Called with ``grid``, they
-    are steps of a local equation with coefficients that vary in x.
+    Called with ``widths``, its layers are steps of an integral equation, and W is any matrix. Called with ``grid``,
+    they are steps of a local equation with coefficients that vary in x.
 
     Parameters
     ----------
@@ -557,7 +557,7 @@ def mlp(
 
 
 def _is_count(n: Any) -> bool:
-    return isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1
+    return isinstance(n, int | np.integer) and not isinstance(n, bool) and bool(n >= 1)
 
 
 def _check_positive(**numbers: Any) -> None:
