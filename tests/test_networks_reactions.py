@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import ufl
+from dolfinx import fem, mesh
 from mpi4py import MPI
 from scipy.integrate import solve_ivp
 from torch import nn
@@ -250,6 +251,18 @@ def test_ufl_is_the_same_on_a_grid(reaction):
     u = torch.linspace(-0.9, 0.9, 12, dtype=F64).reshape(2, 6)
     found = on_grid(reaction, u.numpy(), DT)
     assert np.abs(found - reaction(u[None], DT)[0].detach().numpy()).max() < 1e-13
+
+
+@pytest.mark.parametrize("reaction", [ALL["cubic"], neural()], ids=["cubic", "neural"])
+def test_ufl_is_the_same_on_a_mesh(reaction):
+    space = fem.functionspace(mesh.create_unit_interval(MPI.COMM_SELF, 5), ("Lagrange", 1, (2,)))
+    problem = npde.FEM(npde.NPDE(components=2, flow=lambda u, x, t, dt: reaction.flow(u, dt)), space)
+    start = problem.initial(lambda x: np.stack([x[0] - 0.5, 0.9 - x[0] ** 2]))
+    state, out = problem.new_state(), np.zeros_like(start)
+    problem.load(start, state)
+    problem.flow(0.0, DT, state, out)
+    u = torch.from_numpy(np.array(start).reshape(-1, 2))
+    assert np.abs(out.reshape(-1, 2) - reaction(u, DT).detach().numpy()).max() < 1e-13
 
 
 def one_channel():

@@ -98,7 +98,9 @@ class NonlocalStep(torch.nn.Module):
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         if u.shape[-1:] != self.kernel.shape[1:]:
-            raise ValueError(f"u of shape {tuple(u.shape)} given; (batch, {self.kernel.shape[1]}) (neurons last) allowed")
+            raise ValueError(
+                f"u of shape {tuple(u.shape)} given; (batch, {self.kernel.shape[1]}) (neurons last) allowed"
+            )
         return linear(u, self.matrix(), self.source)
 
 
@@ -111,7 +113,9 @@ class _MLP(Network):
 
     steps: torch.nn.ModuleList
 
-    def __init__(self, reaction: Reaction, dt: float, size: int, readout: int | None, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, reaction: Reaction, dt: float, size: int, readout: int | None, dtype: torch.dtype | None
+    ) -> None:
         super().__init__()
         self.reaction, self.dt = reaction, dt
         self.readout = None if readout is None else torch.nn.Linear(size, readout, dtype=dtype)
@@ -281,7 +285,12 @@ class LocalStep(torch.nn.Module):
         h = np.array(self.lattice.spacing)
         mean = prod(self.lattice.spacing) ** (1 / self.lattice.dim)
         along = self.dt / h.reshape(-1, *(1,) * self.lattice.dim)
-        return {"mass": np.array(self.dt), "drift": along, "diffusion": np.array(self.dt / mean**2), "source": np.array(self.dt)}
+        return {
+            "mass": np.array(self.dt),
+            "drift": along,
+            "diffusion": np.array(self.dt / mean**2),
+            "source": np.array(self.dt),
+        }
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self.lattice.shape
@@ -302,7 +311,9 @@ class LocalStep(torch.nn.Module):
             try:
                 whole = np.broadcast_to(value, shape)
             except ValueError as error:
-                raise ValueError(f"mlp: {name} of shape {value.shape} given; what broadcasts to {shape} allowed") from error
+                raise ValueError(
+                    f"mlp: {name} of shape {value.shape} given; what broadcasts to {shape} allowed"
+                ) from error
             if not np.isfinite(whole).all():
                 raise ValueError(f"mlp: {name} is not finite")
             found[name] = torch.from_numpy(whole * self._units[name])
@@ -417,7 +428,9 @@ class LocalMLP(_MLP):
         return Evolution(phases, self._observation(self.lattice.size, self.lattice.size))
 
 
-_SCHEME = Scheme("lie-backward-euler", 1, (Stage(1.0, (1.0,), implicit=1.0), Stage(1.0, flow=1.0, since=0.0)), checked=False)
+_SCHEME = Scheme(
+    "lie-backward-euler", 1, (Stage(1.0, (1.0,), implicit=1.0), Stage(1.0, flow=1.0, since=0.0)), checked=False
+)
 
 
 def _local_equation(step: LocalStep, reaction: Reaction, name: str) -> NPDE:
@@ -558,7 +571,9 @@ def _fields_of(equation: NPDE, lattice: Lattice) -> dict[str, Array]:
     if not isinstance(equation, NPDE):
         raise TypeError(f"mlp: equation must be an NPDE, not {equation!r}")
     if equation.components != 1 or equation.is_complex or equation.nonlocal_term is not None:
-        raise ValueError(f"mlp: equation {equation.name!r}: a real one of one component, without nonlocal term, allowed")
+        raise ValueError(
+            f"mlp: equation {equation.name!r}: a real one of one component, without nonlocal term, allowed"
+        )
     domain, d = abstract_domain(lattice.dim), lattice.dim
     x, t = ufl.SpatialCoordinate(domain), ufl.Constant(domain)
 
