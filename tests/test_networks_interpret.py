@@ -472,7 +472,7 @@ def test_equations_of_matrices(options):
 
 GENERATED = {
     "relu": lambda: cnn(grid=LATTICE, channels=[1, 3, 2], steps=2, reaction="relu", dt=0.1, dtype=torch.float64),
-    "flow": lambda: cnn(grid=LATTICE, channels=1, steps=3, reaction="logistic", dt=0.1, shared=True).double(),,
+    "flow": lambda: cnn(grid=LATTICE, channels=1, steps=3, reaction="logistic", dt=0.1, shared=True).double(),
     "residual": lambda: resnet(1, LATTICE, 2, dt=0.3, dtype=torch.float64),
 }
 LATTICE = Lattice((8, 7), (0.5, 0.4), boundary="replicate")
