@@ -6,14 +6,17 @@ import copy
 import operator
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from npde_fem.discretize import Grid
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients
+from npde_fem.networks.evolution import Evolution, Phase, Pooling, equation_of
+from npde_fem.networks.from_equation import coefficients_of
 from npde_fem.networks.lattice import BOUNDARIES, Lattice
 from npde_fem.networks.network import Network
-from npde_fem.networks.reactions import Neural, Reaction, reaction_named
+from npde_fem.networks.reaction import Reaction
+from npde_fem.networks.reactions import Neural, reaction_named
 from npde_fem.networks.stability import StableTransport, amplification, check_step
 from npde_fem.networks.transport import Transport
 from npde_fem.solve import Lie
@@ -21,9 +24,6 @@ from npde_fem.solve import Lie
 import numpy as np
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from npde_fem.networks.evolution import Evolution, Pooling
 
 __all__ = ["CNN", "Layer", "cnn", "lattice_of", "resnet"]
 
@@ -127,8 +127,6 @@ class CNN(Network):
 
     def as_equation(self) -> Evolution:
         """Return the equation that the network solves: one phase for each run of layers with the same coefficients."""
-        from npde_fem.networks.evolution import Evolution, Phase, equation_of
-
         equations: dict[tuple[int, int], NPDE] = {}
         phases = []
         for k, (layer, found) in enumerate(zip(self._steps, self.coefficients(), strict=True)):
@@ -340,12 +338,18 @@ def resnet(
         dt=dt, shared=shared, pooling=pooling, readout=readout, remainder=remainder, stable=stable, dtype=dtype,
     )  # fmt: skip
     if not stable:
-        for transport in {id(p.mass): p for layer in network._steps for p in [layer.transport]}.values():
-            with torch.no_grad():
-                transport.mass += torch.eye(*transport.mass.shape, dtype=transport.mass.dtype)
-                for p in transport.parameters():
-                    p *= dt
+        _start_small(network, dt)
     return network
+
+
+@torch.no_grad()
+def _start_small(network: CNN, dt: float) -> None:
+    """Let every step be ``E + dt K`` where it was K."""
+    transports = {id(layer.transport.mass): layer.transport for layer in network._steps}
+    for transport in transports.values():
+        transport.mass += torch.eye(*transport.mass.shape).to(transport.mass)
+        for parameter in transport.parameters():
+            parameter.mul_(dt)
 
 
 def _check_scheme(scheme: Any) -> None:
@@ -361,9 +365,8 @@ def _given(what: Any, lattice: Lattice, dt: float | None) -> tuple[list[Coeffici
     if what is None:
         return [], None
     if isinstance(what, NPDE):
-        from npde_fem.networks.from_equation import coefficients_of
-
-        return [coefficients_of(what, lattice, 1.0 if dt is None else dt)], reaction_of(what)
+        coefficients, reaction = coefficients_of(what, lattice.dim, lattice.spacing, 1.0 if dt is None else dt)
+        return [coefficients], reaction
     found = [what] if isinstance(what, Coefficients) else list(what)
     if not found or not all(isinstance(c, Coefficients) for c in found):
         raise TypeError(f"cnn: an NPDE, Coefficients, one for each layer, or None allowed; {what!r} given")
@@ -398,7 +401,7 @@ def _widths(
         raise ValueError("channels, a number or a sequence (C_0, ..., C_steps), is needed without an equation")
     if channels is None:
         channels = [given[0].channels[0], *(given[k % len(given)].channels[1] for k in range(steps))]
-    numbers = channels if isinstance(channels, Sequence) else [channels] * (steps + 1)
+    numbers: list[Any] = list(channels) if isinstance(channels, Sequence) else [channels] * (steps + 1)
     widths = tuple(_integer("channels", n) for n in numbers)
     if len(widths) != steps + 1:
         raise ValueError(f"channels {widths} given; {steps + 1} numbers (C_0, ..., C_steps) allowed for {steps} steps")
@@ -422,8 +425,6 @@ def _reactions(reaction: Any, widths: Sequence[int], shared: bool) -> list[React
 
 
 def _poolings(pooling: Sequence[Any] | None, steps: int) -> list[Pooling | None]:
-    from npde_fem.networks.evolution import Pooling
-
     if pooling is None:
         return [None] * steps
     if not isinstance(pooling, Sequence) or isinstance(pooling, str) or len(pooling) != steps:

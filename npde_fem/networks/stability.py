@@ -1,8 +1,9 @@
 """Which steps of a network are stable, and steps that are so by construction.
 
 A step ``W = E + dt L`` multiplies the wave exp(i theta . x / h) by its symbol, a matrix of channels,
-``W^(theta) = sum_o K_o exp(i theta . o)``. On a circular lattice its spectral norm, at the lattice's wavenumbers, is the norm of the step;
-with zeros beyond the lattice it bounds it, as the step is then a part of the one on an infinite lattice.
+``W^(theta) = sum_o K_o exp(i theta . o)``. On a circular lattice its spectral norm, at the lattice's wavenumbers, is
+the norm of the step; with zeros beyond the lattice it bounds it, as the step is then a part of the one on an infinite
+lattice.
 
 **Stable by construction.** :class:`StableTransport` writes
 

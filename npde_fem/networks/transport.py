@@ -17,7 +17,7 @@ __all__ = ["Convolution", "Parts", "Transport", "stock_convolution"]
 
 Convolution = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d
 
-_STOCK = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+_STOCK: dict[int, Any] = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 _CONVOLVE: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -62,9 +62,10 @@ def stock_convolution(
     """Return torch's convolution on a lattice, with the lattice's boundary as padding; odd sizes, 3 by default."""
     size = size or (3,) * lattice.dim
     padding = tuple(n // 2 for n in size)
-    return _STOCK[lattice.dim](
+    made: Convolution = _STOCK[lattice.dim](
         in_channels, out_channels, size, stride=stride, padding=padding, padding_mode=lattice.boundary, **options
     )
+    return made
 
 
 class Transport(torch.nn.Module):
@@ -192,8 +193,8 @@ class Transport(torch.nn.Module):
         for name, wrong in complaints.items():
             if wrong:
                 raise ValueError(f"Transport.from_conv: {name} = {getattr(conv, name)!r}; {allowed[name]} allowed")
-        weights = (None if w is None else w.detach().cpu().numpy() for w in (conv.weight, conv.bias))
-        coefficients = Coefficients.of_kernel(*weights, lattice.spacing, dt)
+        weight, bias = (None if w is None else w.detach().cpu().double().numpy() for w in (conv.weight, conv.bias))
+        coefficients = Coefficients.of_kernel(cast(np.ndarray, weight), bias, lattice.spacing, dt)
         options: dict[str, Any] = {"dtype": conv.weight.dtype, "device": conv.weight.device}
         return cls.from_coefficients(coefficients, lattice, stride=conv.stride[0], **options)
 
