@@ -2,7 +2,11 @@
 
 import json
 
+from npde_fem.networks.cnn import cnn, resnet
 from npde_fem.networks.interpret import interpret
+from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.mlp import mlp
+from npde_fem.networks.rnn import rnn
 
 import numpy as np
 import pytest
@@ -461,6 +465,55 @@ def test_equations_of_matrices(options):
     equation = interpret(network, dt=0.3, **options).to_npde()
     found = equation.solve(x.reshape(1, *equation.lattice.shape).numpy()).observed
     assert_allclose(found, output(network, x)[0], rtol=0, atol=1e-10)
+
+
+# -- generated networks --------------------------------------------------------------------------------------
+
+
+GENERATED = {
+    "relu": lambda: cnn(grid=LATTICE, channels=[1, 3, 2], steps=2, reaction="relu", dt=0.1, dtype=torch.float64),
+    "flow": lambda: cnn(grid=LATTICE, channels=1, steps=3, reaction="logistic", dt=0.1, shared=True).double(),
+    "residual": lambda: resnet(1, LATTICE, 2, dt=0.3, dtype=torch.float64),
+}
+LATTICE = Lattice((8, 7), (0.5, 0.4), boundary="replicate")
+
+
+@pytest.mark.parametrize("kind", GENERATED)
+def test_generated_convolutions_are_read_in_their_own_units(kind):
+    network = GENERATED[kind]()
+    found = interpret(network)
+    for reading, own in zip(found.layers, network.coefficients(), strict=True):
+        assert reading.spacing == own.spacing and reading.dt == own.dt
+        for name in ("mass", "drift", "diffusion", "rest", "source"):
+            assert_allclose(getattr(reading, name), getattr(own, name), rtol=0, atol=1e-11)
+    x = torch.rand(1, 1, 8, 7).double()
+    want = output(network, x)
+    assert_allclose(output(found.to_torch(), x), want, rtol=0, atol=1e-12)
+    again = found.to_npde((8, 7))
+    assert [p.steps for p in again.phases] == [p.steps for p in network.as_equation().phases]
+    assert_allclose(again.solve(x[0].numpy()).array(), want[0], rtol=0, atol=1e-10)
+
+
+def test_a_reaction_belongs_to_its_step():
+    found = interpret(GENERATED["flow"](), dt=0.2)
+    with pytest.raises(ValueError, match=r"over a step of 0.1 was read with dt = 0.2; interpret\(..., dt=0.1\)"):
+        found.to_npde((8, 7))
+
+
+def test_generated_matrices_and_cells_are_read():
+    perceptron = mlp([5, 9, 3], reaction="tanh", dt=0.2, spacing=0.3, dtype=torch.float64)
+    x = torch.randn(1, 5).double()
+    found = interpret(perceptron)
+    assert found.layers[0].dt == 0.2 and found.layers[0].spacing == (0.3,)
+    assert_allclose(output(found.to_torch(), x), output(perceptron, x), rtol=0, atol=1e-13)
+    u0 = np.zeros((1, 9))
+    u0[0, :5] = x[0]
+    assert_allclose(found.to_npde().solve(u0).observed, output(perceptron, x)[0], rtol=0, atol=1e-10)
+    elman = rnn(3, 6, 2, dt=0.2, dtype=torch.float64)
+    x = torch.randn(1, 5, 3).double()
+    found = interpret(elman)
+    assert_allclose(found.layers[0].sources, elman.source_positions.detach(), rtol=0, atol=1e-13)
+    assert_allclose(found.to_npde().solve(x[0]).outputs, output(elman, x)[0], rtol=0, atol=1e-10)
 
 
 # -- what cannot be read -------------------------------------------------------------------------------------

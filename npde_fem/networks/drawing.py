@@ -31,7 +31,7 @@ MOST_LAYERS = 12
 _SPREADS, _SHARPENS, _MIXED, _ARROW, _REST = "#2a7f62", "#e4572e", "0.55", "#1d3557", "0.25"
 _CELL = 0.78
 """Inches."""
-_WIDTH = 13.2
+_WIDTH = 14.2
 _TOP = 0.8
 _MASS = "RdBu_r"
 
@@ -100,11 +100,12 @@ def draw_layers(layers: Sequence[Reading], path: str | os.PathLike[str]) -> None
         top -= tall
     left_out = f" (the first {MOST_LAYERS} of {len(layers)} layers)" if len(layers) > MOST_LAYERS else ""
     figure.text(0.1 / width, 1 - 0.12 / height, _HEADING + left_out, fontsize=12, va="top")
-    if any(layer.dim > 1 for layer in layers):
-        text = r"axis 0 $\downarrow$, axis 1 $\rightarrow$"
-        figure.text(0.1 / width, 1 - 0.62 / height, text, fontsize=9, va="top", color="0.35")
-    if any(isinstance(layer, Convolution) for layer in layers):
+    pairs = any(isinstance(layer, Convolution) for layer in layers)
+    if pairs:
         _legend(figure, width, height)
+    if any(layer.dim > 1 for layer in layers):
+        place = (0.1 / width, 1 - (0.62 if pairs else 0.4) / height)
+        figure.text(*place, r"axis 0 $\downarrow$, axis 1 $\rightarrow$", fontsize=9, va="top", color="0.35")
     save_figure(figure, path)
     plt.close(figure)
 
@@ -150,7 +151,7 @@ class _Pairs(_Block):
         step = np.abs(self.layer.step.reshape(*self.layer.mass.shape, -1)).sum(2)
         self.out, self.into = _largest(step.sum(1)), _largest(step.sum(0))
         self.panel = (_CELL * len(self.into), _CELL * len(self.out))
-        return max(self.panel[0] + 1.75, 4.6), self.panel[1] + 1.3
+        return max(self.panel[0] + 1.75, 4.4), self.panel[1] + 1.3
 
     def draw(self, figure: Any, place: Any) -> None:
         layer, rows, columns = self.layer, self.out, self.into

@@ -75,10 +75,9 @@ def interpret(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"interpret: a torch.nn.Module allowed, {module!r} given")
-    if isinstance(module, Network):
-        spacing, dt, shape = _own(module, spacing, dt, shape)
-    h, time = 1.0 if spacing is None else spacing, 1.0 if dt is None else dt
-    reader = Reader(_units(h), _positive("dt", time), _shape(shape))
+    own = _own(module) if isinstance(module, Network) else {}
+    h, step = own.get("spacing", 1.0) if spacing is None else spacing, own.get("dt", 1.0) if dt is None else dt
+    reader = Reader(_units(h), _positive("dt", step), _shape(own.get("shape") if shape is None else shape))
     if boundary is not None and boundary not in BOUNDARIES:
         raise ValueError(f"interpret: unknown boundary {boundary!r}; allowed: {', '.join(BOUNDARIES)}")
     for step in steps_of(module):
@@ -92,20 +91,15 @@ def interpret(
     return Interpretation(reader.parts, None if boundary is None else BOUNDARIES[boundary])
 
 
-def _own(network: Any, spacing: Any, dt: Any, shape: Any) -> tuple[Any, Any, Any]:
-    """Return units, and the neurons' lattice, of a generated network, where none are given."""
-    lattice = getattr(network, "lattice", None)
-    if spacing is None and lattice is not None:
-        spacing = lattice.spacing
-    if dt is None:
-        found = {network.dt} if hasattr(network, "dt") else {c.dt for c in network.coefficients()}
-        if len(found) > 1:
-            raise ValueError(f"interpret: the network has steps of {sorted(found)}; dt, one for all layers, is needed")
-        dt = found.pop()
-    dense = isinstance(getattr(network, "layers", None), nn.ModuleList) is False
-    if shape is None and lattice is not None and lattice.dim > 1 and dense:
-        shape = lattice.shape
-    return spacing, dt, shape
+def _own(network: Any) -> dict[str, Any]:
+    """Return units, and the shape of the lattice, of a generated network."""
+    lattice, found = getattr(network, "lattice", None), {}
+    if lattice is not None:
+        found = {"spacing": lattice.spacing, "shape": lattice.shape}
+    steps = {network.dt} if hasattr(network, "dt") else {layer.dt for layer in network.coefficients()}
+    if len(steps) == 1:
+        found["dt"] = steps.pop()
+    return found
 
 
 def _positive(name: str, value: Any) -> float:
@@ -167,7 +161,7 @@ class Interpretation:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the layers to a file, which appears whole or not at all; its suffix tells the format.
 
-        See :func:`npde_fem.networks.drawing.draw_layers`.
+        Not collective: of several ranks let one draw. See :func:`npde_fem.networks.drawing.draw_layers`.
         """
         from npde_fem.networks.drawing import draw_layers
 

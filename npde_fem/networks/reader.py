@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from npde_fem.networks.reactions import FixedStep, Reaction
+from npde_fem.networks.reactions import FixedStep, Reaction, Skip
 from npde_fem.networks.reading import Convolution, Nonlocal, Reading, Recurrent
 from npde_fem.networks.walk import Step, Take, is_reaction
 
@@ -215,4 +215,6 @@ def _array(name: str, values: torch.Tensor | None) -> Array | None:
 def _called(layer: nn.Module) -> str:
     if isinstance(layer, FixedStep):
         layer = layer.reaction
+    if isinstance(layer, Skip):
+        return "residual step"
     return layer.name if isinstance(layer, Reaction) else type(layer).__name__

@@ -17,9 +17,10 @@ MOST = 12
 
 _TITLE = "u_t = div(D grad u - c u) + m u + s + rest, a layer being one step"
 _LEGEND = (
-    "m: mass, s: source (1 / time); c: drift (length / time), along axes 0, 1, ...; D: eigenvalues of the diffusion\n"
-    "(length^2 / time) and direction of the first{angle}; rest: norm of what is none of these, relative to that\n"
-    "of all, above 100 % where a layer is not local, so that its moments say little"
+    "m: mass, s: source (1 / time); c: drift (length / time), along axes 0, 1, ...;\n"
+    "D: eigenvalues of the diffusion (length^2 / time), and direction of the first{angle};\n"
+    "rest: norm of what is none of these, relative to that of the whole step,\n"
+    "above 100 % where moments do not tell much: a layer that is not local"
 )
 _ANGLE = ", an angle from axis 0 to axis 1"
 
