@@ -50,7 +50,7 @@ def convolution(weights, padding, u):
     mode = "constant" if padding == "zeros" else padding
     widths = [size // 2 for size in reversed(weights.shape[2:]) for _ in range(2)]
     padded = torch.nn.functional.pad(torch.from_numpy(u)[None], widths, mode=mode)
-    return getattr(torch.nn.functional, f"conv{dim}d")(padded, torch.from_numpy(weights))[0].numpy()
+    return getattr(torch.nn.functional, f"conv{dim}d")(padded, torch.tensor(weights))[0].numpy()
 
 
 def on_lattice(shape, m, sizes, padding, **terms):
