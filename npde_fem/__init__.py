@@ -19,7 +19,7 @@ from mpi4py import MPI  # noqa: F401, I001
 from npde_fem import physics
 from npde_fem.comparison import compare
 from npde_fem.discretize import FD, FEM, Grid, GridFunction, PeriodicMesh, Probe, Semidiscrete, periodic_mesh
-from npde_fem.boundary import Absorbing, Dirichlet, Flux, Periodic, Robin
+from npde_fem.boundary import Absorbing, Dirichlet, Flux, Outflow, Periodic, Robin
 from npde_fem.equation import NPDE, Initial, manufactured
 from npde_fem.neural_terms import neural
 from npde_fem.parameter import ComplexParameter, Parameter
@@ -54,6 +54,7 @@ from npde_fem.solve import (
     GroundState,
     ImplicitMidpoint,
     Leapfrog,
+    Lie,
     Newmark,
     Relaxation,
     Scheme,
@@ -110,8 +111,10 @@ __all__ = [
     "ImplicitMidpoint",
     "Initial",
     "Leapfrog",
+    "Lie",
     "Minimum",
     "Newmark",
+    "Outflow",
     "PDEConstrainedProblem",
     "Parameter",
     "Periodic",

@@ -20,6 +20,7 @@ __all__ = [
     "BoundaryCondition",
     "Dirichlet",
     "Flux",
+    "Outflow",
     "Periodic",
     "Robin",
     "checked_conditions",
@@ -143,6 +144,17 @@ class Absorbing(BoundaryCondition):
     value: Value = 0.0
     where: Marker = None
     component: int | None = None
+
+
+@dataclass(frozen=True)
+class Outflow(BoundaryCondition):
+    """``du/dn = 0``: the state leaves as it arrives, carried by the drift; FEM only.
+
+    The flux through the boundary is that of the state there without its normal slope, ``n . F(u, grad u - n (n . grad
+    u), x, t)``: weakly, as the other conditions on the flux. For all components alike.
+    """
+
+    where: Marker = None
 
 
 @dataclass(frozen=True)

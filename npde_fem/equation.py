@@ -66,8 +66,9 @@ class NPDE:
     dtype
         ``float`` or ``complex``: what the state's values are.
     flow
-        Exact flow of the source, for splitting schemes: callable ``(u, x, t, dt)`` that returns the solution at
-        ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at ``t``, of the state's shape.
+        What splitting schemes apply at every node: callable ``(u, x, t, dt)`` of the state's shape. For Strang and
+        Relaxation it is the exact flow of the source, the solution at ``t + dt`` of ``B u_t = S(u)`` that is ``u`` at
+        ``t``; for Lie the flow of a reaction besides the source, or any map of the values at a point.
     nonlocal_term
         ``N``, a :class:`~npde_fem.nonlocal_terms.Stencil` or :class:`~npde_fem.nonlocal_terms.Integral` of ``m``
         components, for real equations with a time derivative; it counts as a part of the source. Explicit schemes

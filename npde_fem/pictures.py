@@ -14,6 +14,7 @@ from typing import Any
 
 from npde_fem.discretize import FD
 from npde_fem.discretize.grid import GridFunction
+from npde_fem.figures import save_figure
 
 import numpy as np
 import numpy.typing as npt
@@ -36,14 +37,6 @@ _ABOVE: dict[str, Any] = {
 
 Frame = dict[str, Any]
 """A state as :func:`gather_grid` and :func:`gather_mesh` return it, on rank 0."""
-
-
-def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Save a matplotlib figure whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(aside, dpi=150, bbox_inches="tight")
-    aside.replace(path)
 
 
 def label_few(axis: Any) -> None:

@@ -205,6 +205,17 @@ def test_waves_demo(tmp_path):
     assert numbers(r"FD differs from FEM by ([0-9.]+%) before", printed)[0] < 0.25
 
 
+def test_wave_memory_demo(tmp_path):
+    pytest.importorskip("torch")
+    printed = run("wave_memory.py", "--quick", "--output", tmp_path)
+    check_picture(tmp_path / "wave_memory.png")
+    assert numbers(r"within (\S+) of that in the beginning", printed)[0] < 1e-9
+    assert numbers(r"200 steps differ by (\S+)", printed)[0] < 1e-10
+    assert 1e-3 < numbers(r"wave: the derivative through 1000 steps is (\S+) of", printed)[0] < 1e3
+    for cell in ("stock", "radius 0.9", "radius 1"):
+        assert numbers(rf"Elman, {cell}: the derivative through 1000 steps is (\S+) of", printed)[0] < 1e-20
+
+
 # -------------------------------------------------------------------------------------------------- size of a tumour
 
 

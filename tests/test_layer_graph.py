@@ -453,6 +453,23 @@ def test_reduced_functionals(kind):
     assert loss(*(x.detach().float() for x in inputs)).dtype == torch.float32
 
 
+def test_reduced_functionals_of_one_tape():
+    """The gradient is that where the functional was evaluated, whatever another one played on the tape since."""
+    both = reduced("fd")
+    by_number, by_field = (
+        learn.differentiable(pyadjoint.ReducedFunctional(both.functional, both.controls[i], tape=both.tape))
+        for i in (1, 2)
+    )
+    D = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    value = by_number(D)
+    (expected,) = torch.autograd.grad(by_number(D), D)
+    by_field(start(2))
+    (found,) = torch.autograd.grad(value, D)
+    (elsewhere,) = torch.autograd.grad(by_number(D), D)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert abs(elsewhere / expected - 1) > 1e-3
+
+
 def test_importing_npde_fem_leaves_torch_alone():
     import subprocess
     import sys

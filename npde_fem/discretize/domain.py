@@ -115,8 +115,8 @@ class Domain:
                 area *= np.where(across, h[a], 1.0)
                 continue
             index = layout.start[a] + position[a]
-            low = (index == 0) & (not layout.periodic[a])
-            high = (index == layout.points[a] - 1) & (not layout.periodic[a])
+            low = (index == 0) & layout.closed[a]
+            high = (index == layout.points[a] - 1) & layout.closed[a]
             centre[a] += np.where(across, 0.25 * h[a] * (low.astype(float) - high), 0.0)
             area *= np.where(across, np.where(low | high, 0.5, 1.0) * h[a], 1.0)
         chosen = self._chosen(label, where, centre)
@@ -138,7 +138,7 @@ class Domain:
                 else:
                     closed = np.zeros(layout.flat_shape, dtype=bool)
                     at_end = layout.start[a] == 0 if side < 0 else layout.end[a] == layout.points[a]
-                    if at_end and not layout.periodic[a]:
+                    if at_end and layout.closed[a]:
                         closed[(slice(None),) * along + (0 if side < 0 else -1,)] = True
                 index = np.flatnonzero(closed)
                 found.append(np.array([index, np.full_like(index, a), np.full_like(index, side)]))

@@ -13,7 +13,16 @@ from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
-from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
+from npde_fem.boundary import (
+    Absorbing,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Outflow,
+    Periodic,
+    Robin,
+    checked_conditions,
+)
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.domain import Domain, Faces, Points
 from npde_fem.discretize.fd_linearised import FDLinearised
@@ -126,7 +135,8 @@ class FD(Semidiscrete):
     grid
         The grid; its ``comm`` is the problem's.
     bcs
-        Boundary conditions. Where none holds, no flux passes. Dirichlet wins over flux conditions at the same
+        Boundary conditions; on a grid with padding Periodic only. Where none holds, no flux passes. Dirichlet wins over
+        flux conditions at the same
         point; markers of Dirichlet conditions are evaluated at boundary points, those of Flux and Robin at the
         centres of boundary faces. On a masked grid the boundary is the staircase surface of the mask.
 
@@ -134,7 +144,8 @@ class FD(Semidiscrete):
     ------
     TypeError, ValueError
         If a term of the equation is not UFL or has a wrong shape, parameters clash or lack a value, a marker
-        selects nothing or raises, a component does not exist, or a condition is given on a periodic side.
+        selects nothing or raises, a component does not exist, a condition is given on a periodic side, or a grid with
+        padding has other conditions than Periodic or networks in the flux.
     """
 
     method = "fd"
@@ -151,6 +162,7 @@ class FD(Semidiscrete):
         periodic_axes = [bc.axis for bc in bcs if isinstance(bc, Periodic)]
         if any(axis >= self.dim for axis in periodic_axes):
             raise ValueError(f"Periodic: axis {max(periodic_axes)} given; the grid has axes 0 to {self.dim - 1}")
+        self._check_conditions(bcs)
         self.layout = Layout(grid, tuple(a in periodic_axes for a in range(self.dim)), m)
         self._write_equation()
         self.domain = Domain(self.layout)
@@ -173,12 +185,26 @@ class FD(Semidiscrete):
         self._lay_out()
         self._masses_known = False
         self.update()
+        self._meet_flow()
 
     def with_equation(self, equation: NPDE) -> FD:
         """Return another equation on the same grid with the same boundary conditions."""
         return FD(equation, self.grid, self._given_conditions)
 
     # -- setting up ------------------------------------------------------------------------------------------
+
+    def _check_conditions(self, bcs: Sequence[BoundaryCondition]) -> None:
+        for bc in bcs:
+            if self.grid.padding is not None and not isinstance(bc, Periodic):
+                raise ValueError(
+                    f"{type(bc).__name__}: given on a grid with padding={self.grid.padding!r}, which says what lies "
+                    "beyond its points; Periodic allowed"
+                )
+            if isinstance(bc, Outflow):
+                raise ValueError(
+                    'Outflow: for FEM only; on a grid Grid(..., padding="replicate") or padding="reflect" lets the '
+                    "state leave without normal slope"
+                )
 
     def _write_equation(self) -> None:
         self._ufl_domain = domain = abstract_domain(self.dim)
@@ -188,13 +214,16 @@ class FD(Semidiscrete):
         self.parameters: dict[str, Parameter] = {}
         self._bound: dict[Parameter, Expr] = {}
         dt = ufl.Constant(domain)
-        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=self.grid.mask is not None)
+        masked, padded = self.grid.mask is not None, self.layout.padded
+        self.symbols = Symbols(self.dim, self.components, u, x, t, dt, normal, masked=masked, padded=padded)
         self.networks = FDNetworks(self)
         self._terms = Terms(*(lower(self._bind(term)) for term in terms))
         for label, term in zip(Terms._fields, self._terms, strict=True):
             self._evaluator_source(label, term)
         if any(t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
+        if self.layout.padded and self.symbols.placed_in(self._terms.flux):
+            raise ValueError("flux contains a network; on a grid with padding networks allowed in the source only")
 
     def _bind(self, expression: Expr) -> Expr:
         """Replace parameters by symbols of the grid's domain, making the symbols of those not met before."""
@@ -212,8 +241,9 @@ class FD(Semidiscrete):
                         f"Parameter {name!r}: field={parameter.element} given; on a grid True (values at the points) "
                         'or ("DG", 0) (values in the cells) allowed'
                     )
-                if in_cells and self.grid.mask is not None:
-                    raise ValueError(f"Parameter {name!r}: on a masked grid fields live at points: field=True")
+                if in_cells and (self.grid.mask is not None or self.layout.padded):
+                    kind = "masked grid" if self.grid.mask is not None else "grid with padding"
+                    raise ValueError(f"Parameter {name!r}: on a {kind} fields live at points: field=True")
                 symbol = self.new_field(parameter.ufl_shape)
                 s = replace(s, fields=(*s.fields, Field(symbol, in_cells)))
             else:
@@ -267,6 +297,7 @@ class FD(Semidiscrete):
         g = GridArguments()
         g.n, g.start, g.size = (*layout.local, *pad), (*layout.start, *pad), (*layout.points, *pad)
         g.periodic = (*(int(p) for p in layout.periodic), *pad)
+        g.closed = (*(int(c) for c in layout.closed), *pad)
         g.lower, g.h = (*self.grid.lower, *pad), (*self.grid.spacing, *pad)
         g.mask = _address(self.domain.mask)
         g.numbers = _address(numbers)
@@ -317,13 +348,8 @@ class FD(Semidiscrete):
         return ghosted
 
     def fill_field(self, ghosted: Array) -> None:
-        """Fill a field's ghosts: from neighbours, and outside of the box by the nearest value."""
-        layout = self.layout
-        for a in range(self.dim):
-            along = self.dim - 1 - a
-            for ghost, owned in ((0, 1), (-1, -2)):
-                ghosted[(slice(None),) * along + (ghost,)] = ghosted[(slice(None),) * along + (owned,)]
-        layout.halo(ghosted.shape[-1]).exchange(ghosted)
+        """Fill a field's ghosts: from neighbours, and outside of the box by the nearest value, or the mirrored one."""
+        self.layout.field_halo(ghosted.shape[-1]).exchange(ghosted)
 
     @property
     def ghosted_fields(self) -> list[Array]:

@@ -560,9 +560,9 @@ class FDLinearised(Linearised):
 
     # -- terms of many states --------------------------------------------------------------------------------
 
-    def at_many(self, t: float, states: Array) -> None:
+    def at_many(self, t: float, states: Array, step: float = 0.0) -> None:
         """Linearise about many states in one array (of ``FD.new_states``), for :meth:`pull_many` and others."""
-        self.at(t, states[0])
+        self.at(t, states[0], step=step)
         self._states = states
         if self._many_weights.shape != states.shape:
             self._many_weights, self._many_pulled = np.zeros_like(states), np.zeros_like(states)
@@ -605,7 +605,7 @@ class FDLinearised(Linearised):
         for p in self.controls:
             if p.is_field:
                 ghosted = self._gradients[p.name].copy()
-                problem.layout.halo(ghosted.shape[-1]).reverse(ghosted)
+                problem.layout.field_halo(ghosted.shape[-1]).reverse(ghosted)
                 found[p.name] = ghosted[problem.layout.inner].flatten()
             elif p in self._trained:
                 found[p.name] = problem.comm.allreduce(problem.networks.evaluators[p.network].gradient())

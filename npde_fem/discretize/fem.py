@@ -5,7 +5,8 @@ With test functions v of the state's space,
     M(u', v) = (B u', v) + sum over absorbing boundary parts of (Z u', v),   M_A(u'', v) = (A u'', v),
     R(u; v) = -(F, grad v) + (S, v) + sum over boundary parts of (q - alpha u, v),
 
-integrals over the mesh and its boundary. Dirichlet data is imposed at dofs. Lumped mass matrices are those that a
+integrals over the mesh and its boundary; where there is outflow, q is the flux of a state without normal slope,
+``n . F(u, grad u - n (n . grad u))``. Dirichlet data is imposed at dofs. Lumped mass matrices are those that a
 quadrature gives whose points are the nodes: at the vertices (degree 1), or the rule of Gauss, Lobatto and Legendre for
 Lagrange elements of any degree p on intervals, quadrilaterals and hexahedra, exact to degree 2p - 1 (spectral elements;
 Cohen 2002, Higher-Order Numerical Methods for Transient Wave Equations, chapter 11).
@@ -17,7 +18,16 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from npde_fem.boundary import Absorbing, BoundaryCondition, Dirichlet, Flux, Periodic, Robin, checked_conditions
+from npde_fem.boundary import (
+    Absorbing,
+    BoundaryCondition,
+    Dirichlet,
+    Flux,
+    Outflow,
+    Periodic,
+    Robin,
+    checked_conditions,
+)
 from npde_fem.discretize.data import complex_values, evaluate_callable, finite, refuse_negative
 from npde_fem.discretize.facets import BoundaryFacets
 from npde_fem.discretize.fem_linearised import FEMLinearised
@@ -162,7 +172,7 @@ class FEM(Semidiscrete):
         self._terms = Terms(*(self._bind(label, term) for label, term in zip(Terms._fields, terms, strict=True)))
         if any(self._t in set(traverse_unique_terminals(e)) for e in self._terms[2:]):
             raise ValueError("damping and inertia must not depend on time")
-        self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin | Absorbing)])
+        self._weak_form([bc for bc in bcs if isinstance(bc, Flux | Robin | Absorbing | Outflow)])
         self._dirichlet = [bc for bc in bcs if isinstance(bc, Dirichlet)]
         self._prescribed = [p for bc in self._dirichlet for p in self._prescribe(bc)]
         self._prescribed_rates: dict[int, list[_Prescribed]] = {}
@@ -176,6 +186,7 @@ class FEM(Semidiscrete):
         self._both: Mass | Diagonal | None = None
         self._ratio = np.nan
         self.update()
+        self._meet_flow()
 
     def with_equation(self, equation: NPDE) -> FEM:
         """Return another equation on the same space with the same boundary conditions."""
@@ -322,7 +333,17 @@ class FEM(Semidiscrete):
         x = space.tabulate_dof_coordinates()
         return self.mesh.wrap(x) if isinstance(self.mesh, PeriodicMesh) else x
 
-    def _weak_form(self, bcs: Sequence[Flux | Robin | Absorbing]) -> None:
+    def _outflow(self, normal: Expr) -> Expr:
+        """The flux through a boundary that the state meets without normal slope."""
+        flux = self._terms.flux
+        if networks_in(flux):
+            raise ValueError("Outflow: the flux contains a network; fluxes without networks allowed")
+        slope = ufl.grad(self._u)
+        across = ufl.dot(slope, normal)
+        tangential = slope - (across * normal if across.ufl_shape == () else ufl.outer(across, normal))
+        return ufl.dot(ufl.replace(lower(flux), {slope: tangential}), normal)
+
+    def _weak_form(self, bcs: Sequence[Flux | Robin | Absorbing | Outflow]) -> None:
         v, u, t = ufl.TestFunction(self.space), self._u, self._t
         at_nodes = self._lumped and is_tensor(self.space) and not self._metadata
         cells = lumping(self.space, self.dim) if at_nodes else self._metadata
@@ -354,6 +375,9 @@ class FEM(Semidiscrete):
         normal = ufl.FacetNormal(self.mesh)
         domain = self.mesh.ufl_domain()
         for k, bc in enumerate(bcs):
+            if isinstance(bc, Outflow):
+                terms_flux.append(ufl.inner(self._outflow(normal), v) * ds(k))
+                continue
             held, label = bc.held(self.equation), type(bc).__name__
             q = self._bind(f"{label} value", bc.write(bc.value, self.equation, domain, self._x, t, normal))
             if q != 0:

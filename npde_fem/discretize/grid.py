@@ -16,7 +16,10 @@ import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
-__all__ = ["Grid", "GridFunction", "Halo", "Layout"]
+__all__ = ["PADDINGS", "Grid", "GridFunction", "Halo", "Layout"]
+
+PADDINGS = ("zeros", "replicate", "reflect")
+"""What lies one point beyond the first and the last: 0, the value of the last point, or of the one before the last."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,18 @@ class Grid:
     mask
         Boolean array of ``shape``, or callable of coordinates ``(3, n)``: the domain is the union of the cells of
         width h *centred on the points* of the mask (the voxels of an image). Without a mask the domain is the box.
+    padding
+        How the state goes on beyond the first and last point of every axis that is not periodic, as the padding of a
+        convolution does: "zeros" (it is 0), "replicate" (as at the last point) or "reflect" (as at the one before the
+        last). Then the grid has no boundary: all points are alike, each in the middle of a whole control volume, fluxes
+        pass through all faces, and no boundary condition but Periodic can be given. Field parameters go on as at the
+        last point, or mirrored with "reflect".
 
     Raises
     ------
     TypeError, ValueError
-        If lengths differ, a shape is below 3, the box is empty or not finite, or the mask has another shape, is
-        not boolean, or is empty.
+        If lengths differ, a shape is below 3, the box is empty or not finite, the mask has another shape, is
+        not boolean, or is empty, or the padding is unknown or comes with a mask.
     """
 
     comm: MPI.Comm
@@ -48,6 +57,7 @@ class Grid:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     mask: npt.NDArray[np.bool_] | Callable | None = None
+    padding: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.comm, MPI.Comm):
@@ -76,6 +86,11 @@ class Grid:
             raise ValueError(f"Grid: lower {self.lower} and upper {self.upper} must be finite")
         if not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"Grid: lower {self.lower} must be below upper {self.upper} along every axis")
+        if self.padding is not None and self.padding not in PADDINGS:
+            allowed = ", ".join(f'"{rule}"' for rule in PADDINGS)
+            raise ValueError(f"Grid: padding {self.padding!r} given; {allowed} or None allowed")
+        if self.padding is not None and self.mask is not None:
+            raise ValueError("Grid: padding and mask given; a grid can have one of them")
         if self.mask is not None and not callable(self.mask):
             mask = np.asarray(self.mask)
             if mask.dtype != np.bool_:
@@ -109,12 +124,21 @@ class Layout:
         Global number of distinct points along each axis.
     start, local
         First owned point and number of owned points along each axis.
+    padding
+        The grid's padding along each axis, None along periodic ones.
+    padded
+        Whether some axis is padded.
+    closed
+        Whether each axis ends at boundaries: it is neither periodic nor padded.
     """
 
     def __init__(self, grid: Grid, periodic: tuple[bool, ...], dof: int) -> None:
         self.grid, self.periodic, self.dof, self.comm = grid, periodic, dof, grid.comm
         self.dim = grid.dim
         self.points = tuple(n - 1 if p else n for n, p in zip(grid.shape, periodic, strict=True))
+        self.padding = tuple(None if p else grid.padding for p in periodic)
+        self.padded = any(rule is not None for rule in self.padding)
+        self.closed = tuple(not p and grid.padding is None for p in periodic)
         kind = PETSc.DM.BoundaryType
         with alike(self.comm):
             self.dm = PETSc.DMDA().create(
@@ -140,6 +164,7 @@ class Layout:
         self.local = tuple(e - s for s, e in zip(self.start, self.end, strict=True))
         self.n_points = int(np.prod(self.local))
         self._halos: dict[tuple[int, ...], Halo] = {}
+        self._field_halos: dict[int, Halo] = {}
 
     def halo(self, components: int, *copies: int) -> Halo:
         """Return the exchange of ghosts of arrays with ``components`` values a point, always the same one.
@@ -148,8 +173,16 @@ class Layout:
         """
         key = (components, *copies)
         if key not in self._halos:
-            self._halos[key] = Halo(self, components, copies)
+            self._halos[key] = Halo(self, components, self.padding, copies)
         return self._halos[key]
+
+    def field_halo(self, components: int) -> Halo:
+        """Return the exchange of ghosts of a field parameter: beyond the box it goes on, mirrored on such a grid."""
+        if components not in self._field_halos:
+            beyond = "reflect" if self.grid.padding == "reflect" else "replicate"
+            padding = tuple(None if periodic else beyond for periodic in self.periodic)
+            self._field_halos[components] = Halo(self, components, padding)
+        return self._field_halos[components]
 
     @cached_property
     def flat_shape(self) -> tuple[int, ...]:
@@ -182,11 +215,11 @@ class Layout:
         return x
 
     def control_volumes(self) -> npt.NDArray[np.float64]:
-        """Volume of the cell about every owned point: half as long at an end of the box, whole on a masked grid."""
+        """Volume of the cell about every owned point: half as long at an end of the box, whole with mask or padding."""
         volumes = np.ones(self.flat_shape)
         for axis, spacing in enumerate(self.grid.spacing):
             lengths = np.full(self.local[axis], spacing)
-            if self.grid.mask is None and not self.periodic[axis]:
+            if self.grid.mask is None and self.closed[axis]:
                 index = np.arange(self.start[axis], self.end[axis])
                 lengths[(index == 0) | (index == self.points[axis] - 1)] *= 0.5
             volumes *= lengths.reshape(-1, *(1,) * axis)
@@ -223,18 +256,30 @@ class Layout:
         return np.ascontiguousarray(array.transpose(order)).reshape(-1)
 
     def global_indices(self) -> npt.NDArray[np.int32]:
-        """PETSc's global number of every ghosted point (-1 outside of the box), in memory order."""
-        return self.dm.getLGMap().block_indices.reshape(self.ghosted_shape)
+        """PETSc's global number of every ghosted point, in memory order.
+
+        Outside of the box it is that of the point whose value stands there, -1 if there is none.
+        """
+        numbers: npt.NDArray[np.int32] = self.dm.getLGMap().block_indices.reshape(self.ghosted_shape)
+        if self.padded:
+            from_one = np.zeros((*self.ghosted_shape, 1))
+            from_one[self.inner] = 1 + numbers[self.inner][..., None]
+            self.halo(1).exchange(from_one)
+            numbers = from_one[..., 0].astype(np.int32) - 1
+        return numbers
 
 
 class Halo:
     """Exchange of the ghost layer of ghosted arrays with ``components`` values a point, or of some copies in one array.
 
     Axes are exchanged one after the other, so that corners arrive too; a message carries one layer of points,
-    described to MPI by a subarray type, and nothing is copied or allocated.
+    described to MPI by a subarray type, and nothing is copied or allocated. ``padding`` says what stands beyond the box
+    along each axis; for None and "zeros" these ghosts are left alone, and in a new array are 0.
     """
 
-    def __init__(self, layout: Layout, components: int, copies: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, layout: Layout, components: int, padding: tuple[str | None, ...], copies: tuple[int, ...] = ()
+    ) -> None:
         self._comm = layout.comm
         self._moves: list[tuple[Any, ...]] = []
         sizes = (*copies, *layout.ghosted_shape, components)
@@ -243,15 +288,20 @@ class Halo:
         place = [(layout.comm.rank // int(strides[a])) % processes[a] for a in range(layout.dim)]
         for axis in range(layout.dim):
             along = len(copies) + layout.dim - 1 - axis
-            count, periodic = processes[axis], layout.periodic[axis]
-            if count == 1 and not periodic:
-                continue
+            count, periodic, n = processes[axis], layout.periodic[axis], sizes[along]
 
             def plane(index: int, along: int = along) -> tuple:
                 return (*(slice(None),) * along, index)
 
+            copied = []
+            if count == 1 and periodic:
+                copied = [(plane(0), plane(n - 2)), (plane(n - 1), plane(1))]
+            elif padding[axis] in ("replicate", "reflect"):
+                reach = 1 if padding[axis] == "replicate" else 2
+                copied += [(plane(0), plane(reach))] if place[axis] == 0 else []
+                copied += [(plane(n - 1), plane(n - 1 - reach))] if place[axis] == count - 1 else []
             if count == 1:
-                self._moves.append(("copy", plane(0), plane(-2), plane(-1), plane(1)))
+                self._moves += [("copy", *move) for move in copied]
                 continue
 
             def neighbour(step: int, axis: int = axis, count: int = count, periodic: bool = periodic) -> int:
@@ -265,7 +315,6 @@ class Halo:
                 sub[along], at[along] = 1, index
                 return MPI.DOUBLE.Create_subarray(list(sizes), sub, at).Commit()
 
-            n = sizes[along]
             received = [np.zeros(sizes[:along] + sizes[along + 1 :]) for _ in range(2)]
             self._moves.append(
                 (
@@ -273,14 +322,15 @@ class Halo:
                     *(plane(1), plane(n - 2), *received),
                 )
             )
+            # The plane that is mirrored may be a neighbour's, where a rank has one plane only.
+            self._moves += [("copy", *move) for move in copied]
 
     def exchange(self, array: npt.NDArray[np.float64]) -> None:
-        """Fill the ghosts of ``array`` (of ghosted shape) from the neighbours that own them."""
+        """Fill the ghosts of ``array`` (of ghosted shape) from the neighbours that own them, or by the padding."""
         for kind, *move in self._moves:
             if kind == "copy":
-                low_ghost, high_owned, high_ghost, low_owned = move
-                array[low_ghost] = array[high_owned]
-                array[high_ghost] = array[low_owned]
+                ghost, source = move
+                array[ghost] = array[source]
                 continue
             before, after, first, high_ghost, last, low_ghost, *_ = move
             requests = [
@@ -298,9 +348,8 @@ class Halo:
         """
         for kind, *move in reversed(self._moves):
             if kind == "copy":
-                low_ghost, high_owned, high_ghost, low_owned = move
-                array[high_owned] += array[low_ghost]
-                array[low_owned] += array[high_ghost]
+                ghost, source = move
+                array[source] += array[ghost]
                 continue
             before, after, _, high_ghost, _, low_ghost, first_plane, last_plane, *received = move
             from_before, from_after = received

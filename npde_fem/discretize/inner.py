@@ -8,6 +8,7 @@ PDE-Constrained Optimisation, Springer).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from npde_fem.boundary import Periodic
@@ -81,7 +82,9 @@ def _on_grid(problem: FD, parameter: Parameter, kind: InnerKind, length: float) 
         components=int(np.prod(parameter.ufl_shape, dtype=int)),
     )
     sides = [Periodic(axis) for axis, periodic in enumerate(problem.layout.periodic) if periodic]
-    helper = FD(equation, problem.grid, sides)
+    # Of the paddings this one alone makes the stencil symmetric, and leaves constants alone.
+    grid = problem.grid if problem.grid.padding is None else replace(problem.grid, padding="replicate")
+    helper = FD(equation, grid, sides)
     matrix = helper.new_matrix()
     helper.jacobian(0.0, helper.new_state(), 0.0, 1.0, matrix)
     return matrix

@@ -15,11 +15,11 @@ from npde_fem.parameter import abstract_domain
 import numpy as np
 import ufl
 from ufl import classes
-from ufl.algorithms import strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
-from ufl.algorithms.expand_indices import expand_indices
+from ufl.algorithms.expand_indices import IndexExpander
 from ufl.algorithms.remove_complex_nodes import remove_complex_nodes
+from ufl.algorithms.transformer import VariableStripper
 from ufl.core.expr import Expr
 
 __all__ = ["Code", "components", "gateaux", "leaf_of", "lower", "partial"]
@@ -52,7 +52,7 @@ def lower(expression: Expr) -> Expr:
     Variables go once they are differentiated by: expand_indices mixes up the components of one that is a vector.
     """
     expression = apply_derivatives(remove_complex_nodes(apply_algebra_lowering(expression)))
-    return strip_variables(remove_complex_nodes(expression))  # the derivative of abs brings new ones
+    return _Stripper().visit(remove_complex_nodes(expression))  # the derivative of abs brings new ones
 
 
 def partial(expression: Expr, symbol: ufl.Coefficient | ufl.Constant) -> Expr:
@@ -73,6 +73,42 @@ def gateaux(expression: Expr, directions: Mapping[Expr, Expr]) -> Expr:
     e = ufl.Constant(ufl.domain.extract_unique_domain(next(iter(directions.values()))))
     moved = ufl.replace(expression, {symbol: symbol + e * along for symbol, along in directions.items()})
     return lower(ufl.replace(partial(lower(moved), e), {e: ufl.zero()}))
+
+
+# UFL's own visit a subexpression as often as it occurs: a number of times that doubles with each step of a recurrence.
+class _Stripper(VariableStripper):
+    """UFL's removal of variables, which visits each subexpression once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stripped: dict[Expr, Expr] = {}
+
+    def visit(self, o: Any) -> Expr:
+        if o not in self._stripped:
+            self._stripped[o] = super().visit(o)
+        return self._stripped[o]
+
+
+class _Expander(IndexExpander):
+    """UFL's expansion of indices, which visits each subexpression once for each value of its indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._expanded: dict[tuple, Expr] = {}
+
+    def visit(self, o: Any) -> Expr:
+        if isinstance(o, classes.Terminal):
+            return super().visit(o)
+        indices = (self._index2value[classes.Index(i)] for i in o.ufl_free_indices)
+        key = (o, tuple(self.component()), tuple(indices))
+        if key not in self._expanded:
+            self._expanded[key] = super().visit(o)
+        return self._expanded[key]
+
+
+def expand_indices(expression: Expr) -> Expr:
+    """Return an expression with fixed indices only, and without tensors made of components."""
+    return _Expander().visit(expression)
 
 
 def components(expression: Expr) -> dict[tuple[int, ...], Expr]:

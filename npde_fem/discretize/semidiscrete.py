@@ -300,13 +300,18 @@ class Semidiscrete(ABC):
     @property
     @abstractmethod
     def flow_data(self) -> Any:
-        """The flow of the source in UFL on the mesh or grid, its parameters bound.
+        """The equation's flow in UFL on the mesh or grid, its parameters bound.
 
         Raises
         ------
         TypeError, ValueError
             If the equation has none, or it is not of the state's shape.
         """
+
+    def _meet_flow(self) -> None:
+        """Make the parameters of the flow known, which need not occur elsewhere: whoever takes controls looks here."""
+        if self.equation.flow is not None:
+            _ = self.flow_data
 
     @abstractmethod
     def flow(self, t: float, step: float, state: Array, out: Array) -> None:

@@ -59,6 +59,7 @@ class GridArguments(ctypes.Structure):
         ("start", ctypes.c_long * 3),
         ("size", ctypes.c_long * 3),
         ("periodic", ctypes.c_long * 3),
+        ("closed", ctypes.c_long * 3),
         ("lower", ctypes.c_double * 3),
         ("h", ctypes.c_double * 3),
         ("t", ctypes.c_double),
@@ -74,7 +75,7 @@ _HEADER = """#include <float.h>
 #include <math.h>
 
 typedef struct {
-  long n[3], start[3], size[3], periodic[3];
+  long n[3], start[3], size[3], periodic[3], closed[3];
   double lower[3], h[3], t, dt;
   const double *numbers;
   const double *const *fields;
@@ -122,7 +123,8 @@ class Symbols:
     """The terminals that an expression on the grid may contain, and the grid's kind.
 
     ``numbers``, ``fields`` and ``placed`` stand in the order in which their values are passed; ``masked`` grids have
-    whole control volumes around every point of the mask.
+    whole control volumes around every point of the mask. On ``padded`` grids values beyond the box are made of those
+    within.
     """
 
     dim: int
@@ -136,6 +138,7 @@ class Symbols:
     fields: tuple[Field, ...] = ()
     placed: tuple[Placed, ...] = ()
     masked: bool = False
+    padded: bool = False
 
     def strides(self) -> list[str]:
         return ["1", "SY", "SZ"][: self.dim]
@@ -348,10 +351,10 @@ def _axis_state(s: Symbols, a: int) -> list[str]:
     """C declarations for position ``I{a}`` on axis ``a``: openness of the two sides, slope weights, coordinate."""
     first, last = (f"I{a} == 0", f"I{a} == g->size[{a}] - 1") if a else ("part == 0", "part == 2")
     lines = [
-        f"const double blo{a} = ({first} && !g->periodic[{a}]) ? 0.0 : 1.0;",
-        f"const double bhi{a} = ({last} && !g->periodic[{a}]) ? 0.0 : 1.0;",
+        f"const double blo{a} = ({first} && g->closed[{a}]) ? 0.0 : 1.0;",
+        f"const double bhi{a} = ({last} && g->closed[{a}]) ? 0.0 : 1.0;",
         # The face between the last point of a periodic axis and the first has one coordinate, seen from either side.
-        f"const double seam{a} = ({first}) ? g->h[{a}] * (double)g->size[{a}] : 0.0;",
+        f"const double seam{a} = ({first} && g->periodic[{a}]) ? g->h[{a}] * (double)g->size[{a}] : 0.0;",
         f"(void)blo{a}; (void)bhi{a}; (void)seam{a};",
     ]
     if not s.masked:
@@ -801,11 +804,12 @@ def reverse_source(s: Symbols, flux: Expr, source: Expr, by: Sequence[Expr], *, 
     Notes
     -----
     Where quantities enter a face by the values at its ends only, each owned value *gathers* what it sends into its own
-    rows and its neighbours': a face has weight ``L_P - L_Q``. Slopes at points and values in cells reach farther; then
-    each row *scatters* to what it was made from, ghosts included, which are to be sent home afterwards. What it
-    scatters is kept for a strip of points before it is added, so that the compiler can vectorise both.
+    rows and its neighbours': a face has weight ``L_P - L_Q``. Slopes at points and values in cells reach farther, and
+    values beyond a padded box have no row; then each row *scatters* to what it was made from, ghosts included, which
+    are to be sent home afterwards. What it scatters is kept for a strip of points before it is added, so that the
+    compiler can vectorise both.
     """
-    rows, to, gathers = _rows(source), _Adjoints({}, {}), _direct(s, flux, source, by)
+    rows, to, gathers = _rows(source), _Adjoints({}, {}), not s.padded and _direct(s, flux, source, by)
     body = [*_openness(s), f"const double volume = {_volume(s)};"]
     for a, high in product(range(s.dim), (True, False)):
         place = _face(s, a, high)

@@ -38,7 +38,8 @@ def new_call(task: Task, batch: int | None, sampled: Collection[Key], needs: Seq
     """Return a call of a task, the samples together where that saves work."""
     batched = [key.name for key in sampled if isinstance(key, Parameter)]
     scheme, dt = task.arguments["scheme"], task.arguments["dt"]
-    special = task.integrals or task.checkpoints is not None or task.arguments["preconditioner"] is not None
+    wants = [task.checkpoints, *(task.arguments[name] for name in ("preconditioner", "rescue"))]
+    special = task.integrals or any(want is not None for want in wants)
     together = (
         batch is not None
         and not special

@@ -166,10 +166,17 @@ class _Use(torch.autograd.Function):
         return _Sum.apply(gradient, ctx.comm), None
 
 
+def _from_cpu(made: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return a result on the device of x.
+
+    What communicates has tensors on the CPU only, whose backward pass torch runs on the thread that asks for it.
+    """
+    return made.to(x.device)
+
+
 def spread_sum(x: torch.Tensor, comm: MPI.Comm) -> torch.Tensor:
     """Return the elementwise sum over the ranks, replicated (collective)."""
-    made: torch.Tensor = _Sum.apply(x, comm)
-    return made
+    return _from_cpu(_Sum.apply(x.cpu(), comm), x)
 
 
 def spread_use(x: torch.Tensor, comm: MPI.Comm) -> torch.Tensor:
@@ -177,8 +184,7 @@ def spread_use(x: torch.Tensor, comm: MPI.Comm) -> torch.Tensor:
 
     Numbers and weights that a :class:`~npde_fem.learn.Layer` takes need it not: their gradients are summed there.
     """
-    made: torch.Tensor = _Use.apply(x, comm)
-    return made
+    return _from_cpu(_Use.apply(x.cpu(), comm), x)
 
 
 def total(x: torch.Tensor, comm: MPI.Comm) -> torch.Tensor:
@@ -338,7 +344,7 @@ class _Gather(torch.autograd.Function):
 
 
 def scatter(x: torch.Tensor, problem: Semidiscrete, of: Parameter | str | None = None) -> torch.Tensor:
-    """Return this rank's dofs of a whole array that every rank has (collective backwards).
+    """Return this rank's dofs of a whole array that every rank has (collective).
 
     Parameters
     ----------
@@ -366,8 +372,7 @@ def scatter(x: torch.Tensor, problem: Semidiscrete, of: Parameter | str | None =
         _check("scatter: x", x)
         if tuple(x.shape[-len(places.shape) :]) != places.shape:
             raise ValueError(f"scatter: shape {tuple(x.shape)} given; (..., {str(places.shape)[1:]} allowed")
-    made: torch.Tensor = _Scatter.apply(x, places, problem.comm)
-    return made
+    return _from_cpu(_Scatter.apply(x.cpu(), places, problem.comm), x)
 
 
 def gather(x: torch.Tensor, problem: Semidiscrete, of: Parameter | str | None = None) -> torch.Tensor:
@@ -388,5 +393,4 @@ def gather(x: torch.Tensor, problem: Semidiscrete, of: Parameter | str | None = 
                 f"gather: shape {tuple(x.shape)} given; (..., {places.mine.size}), the dofs that this rank owns of "
                 f"{places.all.size}, allowed"
             )
-    made: torch.Tensor = _Gather.apply(x, places, problem.comm)
-    return made
+    return _from_cpu(_Gather.apply(x.cpu(), places, problem.comm), x)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -172,6 +173,7 @@ class _Reduced:
         # Numbers are the same on every rank, whichever ranks these are: what is made of them needs no agreement.
         comms = [comm for comm in map(_comm_of, self.controls) if comm is not None]
         self.comm = comms[0] if comms else MPI.COMM_SELF
+        self._others = self._other_leaves()
 
     def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
         with alike(self.comm):
@@ -187,16 +189,21 @@ class _Reduced:
         """Play the tape."""
         return float(self.functional(self._as_controls(arrays)))
 
-    def gradient(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return the derivatives by all controls at these values of theirs."""
-        self._return_to(arrays)
-        return self._as_arrays(self.functional.derivative())
+    def others(self) -> list[Any]:
+        """Return what the rest of the tape starts from: another functional of it may have other controls."""
+        return [variable.checkpoint for variable in self._others]
 
-    def curvature(self, arrays: Sequence[Array], moves: Sequence[Array]) -> list[Array]:
+    def gradient(self, arrays: Sequence[Array], others: Sequence[Any]) -> list[Array]:
+        """Return the derivatives by all controls at these values of theirs, and of all others'."""
+        with self._at(arrays, others):
+            return self._as_arrays(self.functional.derivative())
+
+    def curvature(self, arrays: Sequence[Array], others: Sequence[Any], moves: Sequence[Array]) -> list[Array]:
         """Return the change of the gradient along moves of the controls, at these values of theirs."""
-        self.gradient(arrays)  # which leaves its sweep on the tape
-        moving = self._as_controls(moves)
-        return self._as_arrays(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
+        with self._at(arrays, others):
+            self.functional.derivative()  # which leaves its sweep on the tape
+            moving = self._as_controls(moves)
+            return self._as_arrays(self.functional.hessian(moving if len(moving) > 1 else moving[0]))
 
     def _as_controls(self, arrays: Sequence[Array]) -> list[Any]:
         with stop_annotating():
@@ -206,12 +213,35 @@ class _Reduced:
         parts = derivatives if isinstance(derivatives, list | tuple) else [derivatives]
         return [as_array(part).reshape(slot.shape) for slot, part in zip(self.slots, parts, strict=True)]
 
-    def _return_to(self, arrays: Sequence[Array]) -> None:
-        """Play the tape with these values, unless it was played with them last."""
-        now = [as_array(control.block_variable.saved_output) for control in self.functional.controls]
-        same = all(np.array_equal(a, b) for a, b in zip(now, arrays, strict=True))
-        if not self.comm.allreduce(same, op=MPI.LAND):
+    @contextmanager
+    def _at(self, arrays: Sequence[Array], others: Sequence[Any]) -> Iterator[None]:
+        """Play the tape with these values, unless it was played with them last; the others get theirs back."""
+        then, now = self._values(), self.others()
+        moved = self.comm.allreduce(any(a is not b for a, b in zip(now, others, strict=True)), op=MPI.LOR)
+        same = all(np.array_equal(a, b) for a, b in zip(then, arrays, strict=True))
+        self._put(others)
+        if moved or not self.comm.allreduce(same, op=MPI.LAND):
             self.evaluate(arrays)
+        yield
+        if moved:
+            self._put(now)
+            self.evaluate(then)
+
+    def _values(self) -> list[Array]:
+        return [as_array(control.block_variable.saved_output) for control in self.functional.controls]
+
+    def _put(self, others: Sequence[Any]) -> None:
+        for variable, checkpoint in zip(self._others, others, strict=True):
+            variable.checkpoint = checkpoint
+
+    def _other_leaves(self) -> list[Any]:
+        """Return the variables of the tape that nothing on it computes, but for the controls."""
+        made = {id(control.block_variable) for control in self.functional.controls}
+        found: dict[int, Any] = {}
+        for block in self.functional.tape.get_blocks():
+            found |= {id(v): v for v in block.get_dependencies() if id(v) not in made}
+            made |= {id(v) for v in block.get_outputs()}
+        return list(found.values())
 
 
 def _comm_of(control: Any) -> MPI.Comm | None:
@@ -236,47 +266,48 @@ class _Value(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         ctx.functional, *x = inputs
+        ctx.others = ctx.functional.others()
         ctx.save_for_backward(*x)
         ctx.save_for_forward(*x)
 
     @staticmethod
     def backward(ctx: Any, w: torch.Tensor) -> tuple:
-        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, *ctx.saved_tensors)
+        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, ctx.others, *ctx.saved_tensors)
         pairs = zip(of.slots, gradient, strict=True)
         return None, *(g * (w if slot.everywhere is None else spread_use(w, of.comm)) for slot, g in pairs)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *moves: torch.Tensor) -> torch.Tensor:
-        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, *ctx.saved_tensors)
+        of, gradient = ctx.functional, _Gradient.apply(ctx.functional, ctx.others, *ctx.saved_tensors)
         products = [(g * d).sum() for g, d in zip(gradient, moves, strict=True)]
         pairs = zip(of.slots, products, strict=True)
         return torch.stack([p if slot.everywhere is None else spread_sum(p, of.comm) for slot, p in pairs]).sum()
 
 
 class _Gradient(Function):
-    """J'(x): ``(functional, *x)`` -> derivatives by all controls."""
+    """J'(x): ``(functional, others, *x)`` -> derivatives by all controls."""
 
     @staticmethod
-    def forward(functional: _Reduced, *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(map(torch.from_numpy, functional.gradient(_arrays(x))))
+    def forward(functional: _Reduced, others: Sequence[Any], *x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(map(torch.from_numpy, functional.gradient(_arrays(x), others)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        ctx.functional, *x = inputs
+        ctx.functional, ctx.others, *x = inputs
         ctx.save_for_backward(*x)
 
     @staticmethod
     def backward(ctx: Any, *moves: torch.Tensor) -> tuple:
-        return None, *_Hessian.apply(ctx.functional, *ctx.saved_tensors, *moves)
+        return None, None, *_Hessian.apply(ctx.functional, ctx.others, *ctx.saved_tensors, *moves)
 
 
 class _Hessian(Function):
-    """J''(x) d: ``(functional, *x, *d)`` -> changes of the derivatives by all controls."""
+    """J''(x) d: ``(functional, others, *x, *d)`` -> changes of the derivatives by all controls."""
 
     @staticmethod
-    def forward(functional: _Reduced, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(functional: _Reduced, others: Sequence[Any], *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, moves = _arrays(given[: len(given) // 2]), _arrays(given[len(given) // 2 :])
-        return tuple(map(torch.from_numpy, functional.curvature(x, moves)))
+        return tuple(map(torch.from_numpy, functional.curvature(x, others, moves)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:

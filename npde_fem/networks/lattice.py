@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from npde_fem.boundary import BoundaryCondition, Dirichlet, Periodic
+from npde_fem.boundary import BoundaryCondition, Dirichlet, Outflow, Periodic
 from npde_fem.discretize import Grid
 
 import dolfinx.mesh as dmesh
@@ -155,8 +155,6 @@ class Lattice:
         """The same boundary as conditions on a mesh of :attr:`domain`."""
         if self.boundary == "circular":
             return self.conditions
-        from npde_fem.boundary import Outflow
-
         return [Dirichlet(0.0) if self.boundary == "zeros" else Outflow()]
 
     def mesh(self, comm: MPI.Comm, cells: Sequence[int] | None = None, cell_type: Any = None) -> dmesh.Mesh:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from npde_fem.networks.evolution import Evolution
 
 __all__ = ["Network"]
 
@@ -24,8 +21,11 @@ class Network(torch.nn.Module):
         """
 
     @abstractmethod
-    def as_equation(self) -> Evolution:
-        """Return the equation that the network solves, with the values that the parameters have now."""
+    def as_equation(self) -> Any:
+        """Return the equation that the network solves, with the values that the parameters have now.
+
+        An :class:`~npde_fem.networks.evolution.Evolution`, or one that inputs drive; each has ``solve``.
+        """
 
     def describe(self) -> str:
         """Return a table of the parameters: name, shape, range of values."""

@@ -21,6 +21,7 @@ from npde_fem.solve.integrate import (
     Adaptive,
     Frozen,
     SolveError,
+    check_flow,
     check_stability,
     planned_steps,
     warn_of_unresolved_waves,
@@ -74,6 +75,7 @@ class Batch:
             scheme = STATIONARY
         else:
             scheme = scheme_for(scheme, problem.second_order)
+            check_flow(problem, scheme)
             self._steps, self._observed = planned_steps(problem.comm, t, dt, scheme, observe)
         if not self.shares(problem, scheme, (), dt) or not isinstance(scheme, Scheme):
             raise ValueError(f"batch: solves of this problem by {scheme.name} share no work; see Batch.shares")
@@ -166,11 +168,12 @@ class Batch:
         if not self.shares(problem, self.scheme, parameters):
             raise ValueError(f"batch: of {sorted(parameters)} at least one enters dR/du, a mass matrix or the flow")
         values = np.stack([problem.initial(row, t0) for row in u0])
-        for row in values if problem.varies("flux")[0] else values[:1]:
-            problem.check_diffusion(t0, row)
+        if self.scheme.checked:
+            for row in values if problem.varies("flux")[0] else values[:1]:
+                problem.check_diffusion(t0, row)
         if problem.stationary:
             warn_of_unresolved_waves(problem)
-        if self.scheme.is_explicit:
+        if self.scheme.checked and self.scheme.is_explicit:
             check_stability(problem, self.scheme, t0, values[0], min(dt for _, dt in self._steps))
         return values
 

@@ -63,6 +63,11 @@ class FusedSamples(Samples):
         """Write ``base + step M^-1 R(u, t)``, as ``Semidiscrete.advance``."""
         return self.problem.advance(t, state, base, step, t_out, out)
 
+    def flow(self, t: float, step: float, state: Array, out: Array) -> None:
+        """Write the equation's flow, as ``Semidiscrete.flow``."""
+        for one, into in zip(state, self.rows(out), strict=True):
+            self.problem.flow(t, step, one, into)
+
     def solve_mass(self, values: Array, out: Array, transposed: bool = False) -> bool:
         """Solve with M, as ``Semidiscrete.solve_mass``."""
         np.multiply(self.rows(values), self._inverses, out=self.rows(out))
@@ -85,8 +90,8 @@ class FusedLinearised:
 
     def at(self, t: float, state: Array, direction: Array | None = None, step: float = 0.0) -> None:
         """Linearise about a state of the samples, as ``Linearised.at``."""
-        self._t, self._state, self._v = t, state, direction
-        self._lin.at_many(t, state)
+        self._t, self._state, self._v, self._step = t, state, direction, step
+        self._lin.at_many(t, state, step)
 
     def move(self, delta: Mapping[str, Array]) -> None:
         """Set the parameters' direction, as ``Linearised.move``."""
@@ -96,7 +101,7 @@ class FusedLinearised:
         """Write ``T_u v + T_theta delta``, as ``Linearised.tangent``."""
         directions = [None] * self._of.count if self._v is None else self._v
         for state, v, into in zip(self._state, directions, self._of.rows(out), strict=True):
-            self._lin.at(self._t, state, v)
+            self._lin.at(self._t, state, v, self._step)
             self._lin.tangent(term, into)
 
     def pull(self, term: Term, adjoint: Array, out: Array) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, cast
 
 from npde_fem.discretize.semidiscrete import Array, Part, Semidiscrete, Term
@@ -104,6 +105,11 @@ class Samples:
                 found[b] = self._one[c]
             self._data[order] = t, found
         self.rows(values)[:, c] = self._data[order][1]
+
+    @cached_property
+    def nodal_weights(self) -> Array:
+        """As of ``Semidiscrete``."""
+        return np.tile(self.problem.nodal_weights, self.count)
 
     def mass_times(self, values: Array, out: Array, transposed: bool = False) -> None:
         """Write M times values, as ``Semidiscrete.mass_times``, for an M that is diagonal."""
@@ -213,11 +219,6 @@ class LinearSamples(Samples):
             out[:] = 0.0
         else:
             self.matrices.times("mass", 0.0, self.rows(values), self.rows(out), transposed)
-
-    @property
-    def nodal_weights(self) -> Array:
-        """As of ``Semidiscrete``."""
-        return np.tile(self.problem.nodal_weights, self.count)
 
     def flow(self, t: float, step: float, state: Array, out: Array) -> None:
         """Write the flow of the source, as ``Semidiscrete.flow``."""

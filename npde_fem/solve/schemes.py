@@ -11,7 +11,8 @@ Shu and Osher 1988, J. Comput. Phys. 77, eq. 2.10, and its implicit kin). An exp
 one R_E = 0; an IMEX scheme puts the source into R_E and the flux, boundary terms included, into R_I.
 
 A splitting scheme has stages of another kind besides, ``U_i = Phi(U_{i-1})`` at each node, with Phi the flow of the
-equation (``NPDE(flow=...)``): the exact solution of its source alone over a part of the step.
+equation (``NPDE(flow=...)``): for :func:`Strang` and :func:`Relaxation` the exact solution of its source alone over a
+part of the step, for :func:`Lie` that of a reaction besides the source, or any map of the values at a node.
 
 Equations with inertia are integrated by :class:`Newmark`'s family.
 """
@@ -35,6 +36,7 @@ __all__ = [
     "ForwardEuler",
     "ImplicitMidpoint",
     "Leapfrog",
+    "Lie",
     "Newmark",
     "Relaxation",
     "Scheme",
@@ -96,6 +98,8 @@ class Scheme:
         Explicit schemes: largest ``dt * |lambda|`` on the negative real axis that is stable.
     explicit_part, implicit_part
         The parts of R that are R_E, and R_I.
+    checked
+        Whether a solve refuses steps above the stability limit, and diffusion that is negative.
     """
 
     name: str
@@ -106,6 +110,7 @@ class Scheme:
     stable_to: float = float("inf")
     explicit_part: Part = "all"
     implicit_part: Part = "all"
+    checked: bool = True
 
     @property
     def kept(self) -> int:
@@ -240,6 +245,40 @@ def Relaxation() -> Scheme:
     return Scheme("relaxation", 2, (Stage(0.0, flow=1.0, since=0.0), Stage(1.0, (0.0, 1.0), lagged=0.5, implicit=0.5)))
 
 
+def Lie(substeps: int = 1, implicit: bool = False, checked: bool = True) -> Scheme:
+    """Steps of everything but the flow, then the equation's flow once over the whole step: order 1.
+
+    The splitting of Lie and Trotter (Hairer, Lubich and Wanner 2006, Geometric Numerical Integration, eq. II.5.5). R
+    counts with flux and source, and the flow besides, so that the equation solved is ``B u_t = R(u, t) + f(u)`` with f
+    the rate of the flow. A residual network's layer is a step: a convolution, then an activation.
+
+    Parameters
+    ----------
+    substeps
+        Steps of ``dt / substeps`` each, of forward Euler or of Crank-Nicolson.
+    implicit
+        Whether these are Crank-Nicolson's.
+    checked
+        False to leave it to the user whether steps are stable and diffusion is positive: a map that was learned need
+        not be a discretisation of a well-posed problem.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``substeps`` is no integer from 1 on.
+    """
+    if isinstance(substeps, bool) or not isinstance(substeps, int):
+        raise TypeError(f"Lie: substeps must be an integer, not {substeps!r}")
+    if substeps < 1:
+        raise ValueError(f"Lie: substeps = {substeps} given; 1 or more allowed")
+    part = 1 / substeps
+    explicit, half = (0.0, 0.5 * part) if implicit else (part, 0.0)
+    stages = [Stage((k + 1) / substeps, (*[0.0] * k, 1.0), explicit, half, half) for k in range(substeps)]
+    stable_to = float("inf") if implicit else 2.0 * substeps
+    flow = Stage(1.0, flow=1.0, since=0.0)
+    return Scheme("lie", 1, (*stages, flow), stable_to=stable_to, checked=bool(checked))
+
+
 @dataclass(frozen=True)
 class Newmark:
     """Newmark's family of schemes for equations with inertia (Newmark 1959, J. Eng. Mech. Div. ASCE 85, eq. 1 to 3).
@@ -324,6 +363,11 @@ class Newmark:
         """As of :class:`Scheme`: nothing is split."""
         return "all"
 
+    @property
+    def checked(self) -> bool:
+        """As of :class:`Scheme`: always."""
+        return True
+
 
 def Leapfrog() -> Newmark:
     """Leapfrog, the method of Stoermer and Verlet: explicit, order 2, for equations with inertia.
@@ -346,6 +390,7 @@ _MAKERS: tuple[Callable[[], Scheme | Newmark], ...] = (
     SDIRK2,
     IMEX,
     Strang,
+    Lie,
     Relaxation,
     Newmark,
     Leapfrog,

@@ -103,6 +103,7 @@ class ExplicitStepper:
         self.problem, self.scheme, self.failure = problem, scheme, ""
         self.newton: StageEquation | None = None
         self._states = [problem.new_state() for _ in range(len(scheme.stages) + 1)]
+        self._flowed = np.zeros(problem.n_owned if scheme.needs_flow else 0)
         several = len(scheme.stages) > 1
         self._base, self._work = (problem.new_state(), problem.new_state()) if several else (self._states[0],) * 2
         self.assembly_seconds = 0.0
@@ -116,6 +117,10 @@ class ExplicitStepper:
         begun, before, good = time.perf_counter(), t, True
         for i, stage in enumerate(self.scheme.stages):
             now = t + stage.at * dt
+            if stage.flow:
+                good &= self._flow(t + stage.since * dt, stage.flow * dt, now, i)
+                before = now
+                continue
             base = combine(stage.combine, self._states, self._base, self._work)
             good &= self.problem.advance(before, self._states[i], base, dt * stage.explicit, now, self._states[i + 1])
             before = now
@@ -125,6 +130,14 @@ class ExplicitStepper:
         if not self._all[0]:
             self.failure = "the state became NaN or infinite"
         return bool(self._all[0])
+
+    def _flow(self, since: float, step: float, now: float, i: int) -> bool:
+        """Make the next state the flow of the ``i``-th; return whether this rank's part of it is finite."""
+        after = self._states[i + 1]
+        self.problem.flow(since, step, self._states[i], self._flowed)
+        self.problem.load(self._flowed, after)
+        self.problem.constrain(now, after)
+        return bool(np.isfinite(self._flowed.sum()))
 
     def accept(self) -> None:
         self._states[0], self._states[-1] = self._states[-1], self._states[0]

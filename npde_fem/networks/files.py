@@ -1,0 +1,107 @@
+"""Networks in files: what ``torch.save`` wrote, read without running code that is in it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["load_network", "save_network"]
+
+# The layers of torch itself: a file may name them, and no code besides.
+_STOCK: list[Any] = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+
+
+def load_network(path: str | os.PathLike[str], boundary: str = "zeros") -> nn.Module:
+    """Read a network from a file of ``torch.save``: a module of torch's own layers, or a ``state_dict``.
+
+    A ``state_dict`` says what the weights are, not what runs between them: each weight of 3 to 5 axes becomes a
+    convolution that keeps the size, each of 2 axes a Linear, each pair ``weight_ih``, ``weight_hh`` an RNN, in the
+    order of the file, without activations.
+
+    Parameters
+    ----------
+    path
+        The file.
+    boundary
+        Padding of the convolutions of a ``state_dict``, as torch names it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no file of torch, names code besides torch's layers, or has no weights that are known.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with torch.serialization.safe_globals(_STOCK):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} needs code that is not torch's own to be read; a module of stock layers or a state_dict allowed"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file of torch.save: {error}") from error
+    if isinstance(found, nn.Module):
+        return found.eval()
+    if isinstance(found, Mapping) and all(isinstance(value, torch.Tensor) for value in found.values()):
+        return _of_weights(path, found, boundary)
+    raise ValueError(f"{path} holds {type(found).__name__}; a module of stock layers or a state_dict allowed")
+
+
+def _of_weights(path: Path, weights: Mapping[str, torch.Tensor], boundary: str) -> nn.Module:
+    made = nn.Sequential()
+    for name, weight in weights.items():
+        prefix, _, last = name.rpartition(".")
+        bias = weights.get(f"{prefix}.bias" if prefix else "bias")
+        layer: nn.Module
+        if last == "weight" and weight.ndim in _CONVOLUTIONS:
+            n_out, n_in, *size = weight.shape
+            padding = tuple(n // 2 for n in size)
+            layer = _CONVOLUTIONS[weight.ndim](
+                n_in, n_out, tuple(size), padding=padding, padding_mode=boundary, bias=bias is not None
+            )
+            own = {"weight": weight, "bias": bias}
+        elif last == "weight" and weight.ndim == 2:
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+            own = {"weight": weight, "bias": bias}
+        elif last.startswith("weight_hh_l") and last.removeprefix("weight_hh_l").isdigit():
+            level = last.removeprefix("weight_hh_l")
+            dot = f"{prefix}." if prefix else ""
+            biases = [weights.get(f"{dot}bias_{part}_l{level}") for part in ("ih", "hh")]
+            entering = weights[f"{dot}weight_ih_l{level}"]
+            layer = nn.RNN(entering.shape[1], weight.shape[0], bias=biases[0] is not None)
+            own = {"weight_ih_l0": entering, "weight_hh_l0": weight, "bias_ih_l0": biases[0], "bias_hh_l0": biases[1]}
+        else:
+            continue
+        given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
+        layer.to(weight.dtype).load_state_dict(given)
+        made.add_module((prefix or f"layer{len(made)}").replace(".", "_") + (f"_{last}" if "_l" in last else ""), layer)
+    if not len(made):
+        raise ValueError(
+            f"{path}: no weights of convolutions, Linear or RNN among {', '.join(weights) or 'no tensors'}"
+        )
+    return made.eval()
+
+
+def save_network(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a module with ``torch.save``, whole or not at all; :func:`load_network` reads it if its layers are torch's.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.part")
+    torch.save(module, aside)
+    aside.replace(path)

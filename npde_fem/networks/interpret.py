@@ -1,0 +1,189 @@
+"""Trained networks read as physics: which equation each layer is a step of.
+
+:func:`interpret` follows a torch module from layer to layer and reads each (:mod:`npde_fem.networks.reading`); the
+:class:`Interpretation` tells what it found as a table, as numbers, as a figure and as an equation, and makes the stock
+network of it again.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from math import isfinite, prod
+from typing import TYPE_CHECKING, Any
+
+from npde_fem.networks.lattice import BOUNDARIES
+from npde_fem.networks.reader import READABLE, Reader
+from npde_fem.networks.reading import Nonlocal, Reading, Recurrent, stacked
+from npde_fem.networks.table import table
+from npde_fem.networks.walk import steps_of
+
+import numpy as np
+from torch import nn
+
+if TYPE_CHECKING:
+    from npde_fem.networks.driven import DrivenElman
+    from npde_fem.networks.evolution import Evolution
+
+__all__ = ["Interpretation", "interpret"]
+
+
+def interpret(
+    module: nn.Module,
+    *,
+    spacing: float | Sequence[float] = 1.0,
+    dt: float = 1.0,
+    boundary: str | None = None,
+    shape: Sequence[int] | None = None,
+) -> Interpretation:
+    """Read the layers of a trained network as steps of equations.
+
+    Parameters
+    ----------
+    module
+        A layer, ``nn.Sequential``, any module whose ``forward`` runs layers one after the other, or a generated
+        network. Layers read: ``nn.Conv1d``, ``Conv2d``, ``Conv3d`` of odd size (3 wide exactly, wider ones by their
+        moments), ``nn.Linear``, ``nn.RNN`` and ``nn.RNNCell`` (several layers one by one), and ``BatchNorm`` in
+        evaluation mode after one of the first two, which becomes part of it. Between them: activations, pooling,
+        ``Flatten``, ``Unflatten``, ``Identity``, ``Dropout`` in evaluation mode.
+    spacing
+        Distance h of neighbouring points (pixels, neurons) of the input, one number or one for each axis. After a
+        stride or pooling by s it is s h. Where a network has layers of several dimensions it is one number, and
+        neurons of ``Linear`` and ``RNN`` are spaced so.
+    dt
+        Time that a layer stands for.
+    boundary
+        What the equation of layers without padding has at its boundary, by the names of :class:`Lattice`; with it
+        ``to_npde`` takes them, and keeps the points that they cut off.
+    shape
+        Rows and columns (or more) of the neurons of a ``Linear`` or ``RNN`` that has so many: an image, say. Else they
+        stand in a line.
+
+    Returns
+    -------
+    Interpretation
+        The layers' operators.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no module, a layer cannot be read (even kernels, groups, dilation, transposed, lazy, complex ones,
+        bidirectional recurrent ones, unknown modules: it is named, with what can), ``forward`` is no chain of layers,
+        or a unit is not positive.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"interpret: a torch.nn.Module allowed, {module!r} given")
+    reader = Reader(_units(spacing), _positive("dt", dt), _shape(shape))
+    if boundary is not None and boundary not in BOUNDARIES:
+        raise ValueError(f"interpret: unknown boundary {boundary!r}; allowed: {', '.join(BOUNDARIES)}")
+    for step in steps_of(module):
+        reader.read(step)
+    if not any(isinstance(part, Reading) for part in reader.parts):
+        raise ValueError(f"interpret: {type(module).__name__} has no layer with weights; {READABLE}")
+    if shape is not None and not any(isinstance(p, Nonlocal) and p.shape == reader.shape for p in reader.parts):
+        raise ValueError(
+            f"interpret: shape {reader.shape} given; no Linear or RNN has {prod(reader.shape or ())} neurons"
+        )
+    return Interpretation(reader.parts, None if boundary is None else BOUNDARIES[boundary])
+
+
+def _positive(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"interpret: {name} must be a number, not {value!r}") from error
+    if not (isfinite(number) and number > 0):
+        raise ValueError(f"interpret: {name} = {value!r} given; a positive finite number allowed")
+    return number
+
+
+def _units(spacing: Any) -> tuple[float, ...]:
+    return tuple(_positive("spacing", h) for h in np.atleast_1d(np.asarray(spacing, dtype=object)).tolist())
+
+
+def _shape(shape: Sequence[int] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    made = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)))
+    if not 1 <= len(made) <= 3 or min(made) < 1:
+        raise ValueError(f"interpret: shape {shape!r} given; 1 to 3 positive integers allowed")
+    return made
+
+
+class Interpretation:
+    """What :func:`interpret` found; ``print`` it for a table.
+
+    Attributes
+    ----------
+    parts
+        All layers in order: readings of those with weights, and the others as they are.
+    boundary
+        As given to :func:`interpret`.
+    """
+
+    def __init__(self, parts: Sequence[Reading | nn.Module], boundary: str | None = None) -> None:
+        self.parts, self.boundary = tuple(parts), boundary
+
+    @property
+    def layers(self) -> tuple[Reading, ...]:
+        """The readings, one for each layer with weights (a shared one as often as it runs)."""
+        return tuple(part for part in self.parts if isinstance(part, Reading))
+
+    def __str__(self) -> str:
+        return table(self.layers)
+
+    def __repr__(self) -> str:
+        return f"<Interpretation of {len(self.layers)} layers>"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table's numbers: a dictionary for each pair of channels, or for all neurons of a matrix."""
+        return [row for layer in self.layers for row in layer.rows()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as numbers, lists and strings, fit for JSON."""
+        return {"boundary": self.boundary, "layers": [layer.to_dict() for layer in self.layers]}
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the layers to a file, which appears whole or not at all; its suffix tells the format.
+
+        See :func:`npde_fem.networks.drawing.draw_layers`.
+        """
+        from npde_fem.networks.drawing import draw_layers
+
+        draw_layers(self.layers, path)
+
+    def to_torch(self) -> nn.Module:
+        """Return the stock network that the readings make: kernels and matrices are made of the coefficients.
+
+        A BatchNorm is part of the layer before it; ``Identity`` and ``Dropout`` are left out. A module whose
+        ``forward`` was followed becomes an ``nn.Sequential``. Dtypes are those of the layers that were read.
+        """
+        made: list[nn.Module] = []
+        known: dict[str, nn.Module] = {}
+        parts = list(self.parts)
+        while parts:
+            part = parts.pop(0)
+            if isinstance(part, Recurrent):
+                stack = [part]
+                while parts and isinstance(following := parts[0], Recurrent) and following.continues:
+                    stack.append(following)
+                    del parts[0]
+                made.append(known.setdefault(part.name, stacked(stack)))
+            elif isinstance(part, Reading):
+                made.append(known.setdefault(part.name, part.to_torch()))
+            else:
+                made.append(copy.deepcopy(part))
+        return made[0] if len(made) == 1 else nn.Sequential(*made)
+
+    def to_npde(
+        self, shape: Sequence[int] | None = None, lower: float | Sequence[float] = 0.0
+    ) -> Evolution | DrivenElman:
+        """Return the equation of the network, to be solved on its lattice, on others and on meshes.
+
+        For convolutions ``shape`` is that of the input, ``lower`` the place of its first point. A recurrent network's
+        equation is driven by inputs. See :func:`npde_fem.networks.equations.evolution_of`.
+        """
+        from npde_fem.networks.equations import evolution_of
+
+        return evolution_of(self.parts, self.boundary, shape, lower)
