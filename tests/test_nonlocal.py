@@ -293,6 +293,13 @@ def test_beyond_a_cube_is_its_nearest_point(kind):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+def test_beyond_prisms_nothing_is_found():
+    space = dolfinx.fem.functionspace(dolfinx.mesh.create_unit_cube(COMM, 2, 2, 2, CellType.prism), ("Lagrange", 1))
+    term = Stencil(np.ones((1, 1, 3, 1, 1)), 1.0, "replicate", (-1, 0, 0), (2, 1, 1))
+    with pytest.raises(ValueError, match="outside of a mesh of cells of the kind prism"):
+        _ = npde.FEM(npde.NPDE(nonlocal_term=term), space).nonlocal_operator
+
+
 def test_beyond_a_mask_is_its_nearest_point():
     mask = np.zeros((6, 7), dtype=bool)
     mask[1:4, 2:6] = True
