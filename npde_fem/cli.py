@@ -1,4 +1,4 @@
-"""The command line: ``npde compare``, ``solve``, ``learn`` and ``info``. All of it runs under ``mpirun`` too."""
+"""The command line: ``npde compare``, ``solve``, ``learn``, ``networks`` and ``info``, all under ``mpirun`` too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
 from npde_fem.options import petsc_options
 from npde_fem.output import SUFFIXES, Writer
-from npde_fem.parallel import say
+from npde_fem.parallel import on_root, say
 from npde_fem.pictures import FILMS
 from npde_fem.solve import Adaptive, scheme_named, solve
 from npde_fem.solve.schemes import SCHEMES
@@ -45,6 +45,7 @@ examples
   npde solve gray-scott --method fd --cells 128 --output spots.bp
   npde compare fisher-kpp --cells 16 32 64 --plot orders.png
   npde learn scratch-assay --model all --plot fits.png    fit models of cell migration to measurements
+  npde networks interpret trained.pt --plot layers.png    a trained network, read as equations
   mpirun -n 4 npde solve glioma --dim 3 --method fd --output tumour.bp
 
 Options of PETSc take the prefix npde_, for instance  -npde_ksp_type gmres -npde_pc_type gamg -npde_snes_monitor
@@ -170,8 +171,55 @@ def _parser() -> argparse.ArgumentParser:
     _add_scratch_assay(tasks)
     _add_glioma(tasks)
 
+    _add_networks(commands)
     commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
     return parser
+
+
+_GENERATED = ("heat", "fisher-kpp", "allen-cahn", "gray-scott")
+
+
+def _add_networks(commands: Any) -> None:
+    c = commands.add_parser(
+        "networks",
+        help="make a network of an equation, or read a trained one as an equation",
+        description="show: the parameters, the stock layers and the equation of each.  interpret: the equation of\n"
+        "each layer as a table, a figure (--plot), numbers (--json).  convert: write FILE.pt (stock layers of torch,\n"
+        "for torch.load) or FILE.json (the coefficients of every layer).",
+        epilog="SOURCE is an equation (" + ", ".join(_GENERATED) + "), of which a convolutional network is made, or a\n"
+        "file of torch.save: a module of stock layers, or a state_dict. Each layer is one step of length --dt on\n"
+        "points --spacing apart. Files are read without running code in them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    c.add_argument("action", choices=("show", "convert", "interpret"))
+    c.add_argument("source", metavar="SOURCE", help="an equation or FILE.pt")
+    c.add_argument("--output", type=_file(".pt", ".json"), metavar="FILE", help="convert: what to write")
+    c.add_argument("--spacing", type=_positive(float), default=1.0, metavar="H", help="distance of points (default 1)")
+    c.add_argument("--dt", type=_positive(float), default=1.0, help="time that a layer stands for (default 1)")
+    c.add_argument(
+        "--boundary", choices=("zeros", "replicate", "reflect", "circular"), default="zeros", help="(default zeros)"
+    )
+    c.add_argument(
+        "--shape",
+        type=_positive(int),
+        nargs="+",
+        metavar="N",
+        help="points of an equation's lattice (32 32); rows and columns of the neurons of a Linear or RNN",
+    )
+    c.add_argument("--steps", type=_positive(int), default=1, metavar="N", help="layers of an equation (default 1)")
+    c.add_argument(
+        "--set", type=_setting, nargs="+", default=[], metavar="NAME=NUMBER", help="coefficients of an equation"
+    )
+    c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw the equations")
+    c.add_argument("--json", type=_file(), metavar="FILE", help='write {"rows": [...]}')
+
+
+def _setting(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"NAME=NUMBER is needed, such as diffusion=0.1, not {text!r}") from error
 
 
 def _add_scratch_assay(tasks: Any) -> None:
@@ -537,6 +585,44 @@ def _info(comm: MPI.Comm) -> None:
         raise RuntimeError("the self-check failed")
 
 
+def _networks(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    if (arguments.action == "convert") != bool(arguments.output):
+        raise ValueError("--output: convert needs it, show and interpret have none")
+    is_equation = arguments.source in _GENERATED
+    if arguments.set and not is_equation:
+        raise ValueError(f"--set: for equations ({', '.join(_GENERATED)}) only")
+    if not is_equation and not Path(arguments.source).is_file():
+        raise ValueError(
+            f"no file {arguments.source!r}, and no such equation: {_hint(arguments.source, _GENERATED)}"
+            f"there are {', '.join(_GENERATED)}"
+        )
+
+    def work() -> tuple[str, list[dict[str, Any]]]:
+        from npde_fem.networks import command  # torch takes longer to import than all the rest
+
+        units = arguments.spacing, arguments.dt
+        network: Any
+        if is_equation:
+            shape = arguments.shape or (32, 32)
+            steps, values = arguments.steps, dict(arguments.set)
+            network = command.generated(arguments.source, shape, *units, steps, arguments.boundary, values)
+            found = command.interpret(network, spacing=arguments.spacing, dt=arguments.dt)
+        else:
+            network = command.load_network(arguments.source, arguments.boundary)
+            found = command.interpret(network, spacing=arguments.spacing, dt=arguments.dt, shape=arguments.shape)
+        if arguments.plot:
+            found.plot(arguments.plot)
+        if arguments.action == "convert":
+            command.convert(found, arguments.output)
+            return f"{arguments.output} written", found.rows()
+        return command.show(network, found) if arguments.action == "show" else str(found), found.rows()
+
+    text, rows = on_root(comm, work)
+    say(comm, text)
+    if arguments.json:
+        comparison.write_json(rows, arguments.json, comm)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 for a failed solve, 2 for bad input."""
     comm = MPI.COMM_WORLD
@@ -548,6 +634,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             (_compare_glioma if arguments.equation == "glioma" else _compare)(arguments, comm)
         elif arguments.command == "learn":
             _LEARN[arguments.task](arguments, comm)
+        elif arguments.command == "networks":
+            _networks(arguments, comm)
         else:
             (_solve_glioma if arguments.equation == "glioma" else _solve)(arguments, comm)
     except (ValueError, TypeError, KeyError, OSError, ImportError, SolveError, RuntimeError) as error:

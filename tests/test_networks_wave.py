@@ -118,6 +118,25 @@ def test_finite_elements(dim, boundary):
     assert order > 1.8 and apart[-1] < 0.02, (apart, order)
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_finer_lattices(boundary):
+    """A network's state is multilinear there: towards a standing wave with order 2 in the network's own spacing."""
+    apart = []
+    for factor in (1, 2, 4):
+        of = Lattice((12,), 0.1, 0.0, boundary).refined(factor)
+        first, last = (corner[0] for corner in of.domain)
+        number = np.pi * (2 if boundary == "circular" else 1) / (last - first)
+        x = of.coordinates()[0] - first
+        shape = np.sin(number * x) if boundary == "zeros" else np.cos(number * x)
+        net = wave_rnn(of, 1, dt=0.04 / factor, dtype=D)
+        result = net.as_equation().solve(
+            np.zeros((20 * factor, 1)), (shape, shape * np.cos(number * net.dt)), refine=3, substeps=3
+        )
+        assert len(result.solution.steps) == 60 * factor
+        apart.append(np.sqrt(np.mean((result.states[-1] - shape * np.cos(number * 0.8)) ** 2)))
+    assert np.log2(apart[0] / apart[2]) / 2 > 1.7 and apart[2] < 0.01, apart
+
+
 def test_sources_drive_finite_elements():
     """A smooth source; the trained weights are a field, multilinear between the points."""
     apart = []

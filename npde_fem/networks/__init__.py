@@ -1,9 +1,12 @@
 """Networks that an equation generates, and equations read from trained networks (THEORY, section 2)."""
 
+from npde_fem.networks.cnn import cnn, resnet
 from npde_fem.networks.coefficients import Coefficients
 from npde_fem.networks.evolution import Evolution, Phase, Pooling
 from npde_fem.networks.interpret import Interpretation, interpret
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.mesh_network import mesh_network
+from npde_fem.networks.mlp import mlp
 from npde_fem.networks.network import Network
 from npde_fem.networks.reactions import reaction_named
 from npde_fem.networks.rnn import rnn
@@ -17,8 +20,12 @@ __all__ = [
     "Network",
     "Phase",
     "Pooling",
+    "cnn",
     "interpret",
+    "mesh_network",
+    "mlp",
     "reaction_named",
+    "resnet",
     "rnn",
     "wave_rnn",
 ]

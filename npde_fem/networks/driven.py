@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npde_fem.discretize import FD, FEM, Probe, Semidiscrete, periodic_mesh
+from npde_fem.boundary import BoundaryCondition
+from npde_fem.discretize import Probe, Semidiscrete
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.equation import NPDE
+from npde_fem.networks.evolution import Phase
 from npde_fem.networks.interpolation import interpolation
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.places import place_of
 from npde_fem.nonlocal_terms import Integral
 from npde_fem.parameter import Parameter, as_numbers
 from npde_fem.physics import wave
@@ -79,6 +82,8 @@ class Driven(ABC):
         *,
         on: dmesh.Mesh | fem.FunctionSpace | None = None,
         comm: MPI.Comm = MPI.COMM_WORLD,
+        refine: int = 1,
+        bcs: Sequence[BoundaryCondition] | None = None,
         substeps: int = 1,
     ) -> DrivenResult:
         """Solve the equation driven by inputs (collective).
@@ -94,20 +99,27 @@ class Driven(ABC):
             finite differences on the network's own lattice, where the result is the network's to round-off.
         comm
             Communicator of the lattice's grid; a mesh has its own.
+        refine
+            On lattices, how many times finer than the network's; what it has at its points is multilinear between.
+        bcs
+            On a mesh, its boundary conditions; by default those of the lattice if the mesh fills its domain, else
+            ``du/dn = 0``.
         substeps
-            Steps that one of the network is divided into, where a mesh needs shorter ones.
+            Steps that one of the network is divided into, where a finer lattice or a mesh needs shorter ones.
 
         Raises
         ------
         TypeError, ValueError
-            If a shape is wrong, ``on`` is neither mesh nor space, or the step is unstable there.
+            If a shape is wrong, ``on`` is neither mesh nor space or misses points of the lattice, or the step is
+            unstable there.
         """
         if isinstance(substeps, bool) or not isinstance(substeps, int) or substeps < 1:
             raise ValueError(f"substeps = {substeps!r} given; a positive integer allowed")
         rows = as_numbers("inputs", inputs.detach().cpu().numpy() if isinstance(inputs, torch.Tensor) else inputs)
         if rows.ndim != 2 or rows.shape[1] != self.network.inputs or not len(rows):
             raise ValueError(f"inputs of shape {rows.shape} given; (steps, {self.network.inputs}) allowed")
-        problem = _problem(self.equation, self.lattice, on, comm)
+        place = place_of(on, self.lattice, comm, refine, bcs)
+        problem = place.problem(Phase(self.equation, self.lattice, self.dt))
         at_nodes = interpolation(self.lattice, problem.coordinates()[:, : self.lattice.dim], self.lattice.boundary)
         probe = Probe(problem, self.lattice.coordinates().reshape(self.lattice.dim, -1).T)
         states: list[Array] = []
@@ -284,16 +296,3 @@ def _field(name: str, lattice: Lattice, values: torch.Tensor) -> Parameter:
         return interpolation(lattice, x[: lattice.dim].T, _fields_beyond(lattice)) @ flat
 
     return Parameter(name, value, field=True)
-
-
-def _problem(equation: NPDE, lattice: Lattice, on: Any, comm: MPI.Comm) -> Semidiscrete:
-    """Discretise an equation on its lattice, or on a mesh."""
-    if on is None:
-        return FD(equation, lattice.grid(comm), lattice.conditions)
-    if not isinstance(on, dmesh.Mesh | fem.FunctionSpace):
-        raise TypeError(f"on: None (the lattice), a DOLFINx mesh or function space allowed, {on!r} given")
-    mesh, degree = (on, 1) if isinstance(on, dmesh.Mesh) else (on.mesh, on.ufl_element().degree)
-    if mesh.geometry.dim != lattice.dim:
-        raise ValueError(f"on: a mesh in {mesh.geometry.dim} dimensions given; the lattice has {lattice.dim}")
-    mesh = periodic_mesh(mesh, range(lattice.dim)) if lattice.boundary == "circular" else mesh
-    return FEM(equation, fem.functionspace(mesh, ("Lagrange", degree)), lattice.mesh_conditions, mass="lumped")

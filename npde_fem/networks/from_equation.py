@@ -90,9 +90,10 @@ class _Written:
 
     def _local(self, term: str, expression: Expr) -> Expr:
         """Return a lowered term with the symbol for grad u, or raise ValueError for what no convolution has."""
-        local = ufl.replace(lower(expression), {lower(ufl.grad(self.u)): self.slope})
-        if any(isinstance(node, Grad) for node in unique_pre_traversal(local)):
+        lowered = lower(expression)
+        if any(isinstance(n, Grad) and n.ufl_operands[0] != self.u for n in unique_pre_traversal(lowered)):
             raise ValueError(f"the {term} of {self.label} contains second derivatives; grad(u) allowed")
+        local = ufl.replace(lowered, {ufl.grad(self.u): self.slope})
         self._check(term, local)
         return local
 
@@ -168,7 +169,7 @@ class _Maps:
     @property
     def parameters(self) -> list[Parameter]:
         """Those that occur, in order of their making."""
-        present = terminals_of(self.step)
+        present = terminals_of(self.step) | (set() if self.rate is None else terminals_of(self.rate))
         return [parameter for parameter in self.written.parameters.values() if parameter in present]
 
 

@@ -14,6 +14,7 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
 from npde_fem.networks.lattice import BOUNDARIES
+from npde_fem.networks.network import Network
 from npde_fem.networks.reader import READABLE, Reader
 from npde_fem.networks.reading import Nonlocal, Reading, Recurrent, stacked
 from npde_fem.networks.table import table
@@ -32,8 +33,8 @@ __all__ = ["Interpretation", "interpret"]
 def interpret(
     module: nn.Module,
     *,
-    spacing: float | Sequence[float] = 1.0,
-    dt: float = 1.0,
+    spacing: float | Sequence[float] | None = None,
+    dt: float | None = None,
     boundary: str | None = None,
     shape: Sequence[int] | None = None,
 ) -> Interpretation:
@@ -50,9 +51,9 @@ def interpret(
     spacing
         Distance h of neighbouring points (pixels, neurons) of the input, one number or one for each axis. After a
         stride or pooling by s it is s h. Where a network has layers of several dimensions it is one number, and
-        neurons of ``Linear`` and ``RNN`` are spaced so.
+        neurons of ``Linear`` and ``RNN`` are spaced so. By default that of a generated network, 1 for others.
     dt
-        Time that a layer stands for.
+        Time that a layer stands for; likewise.
     boundary
         What the equation of layers without padding has at its boundary, by the names of :class:`Lattice`; with it
         ``to_npde`` takes them, and keeps the points that they cut off.
@@ -74,7 +75,10 @@ def interpret(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"interpret: a torch.nn.Module allowed, {module!r} given")
-    reader = Reader(_units(spacing), _positive("dt", dt), _shape(shape))
+    if isinstance(module, Network):
+        spacing, dt, shape = _own(module, spacing, dt, shape)
+    h, step = 1.0 if spacing is None else spacing, 1.0 if dt is None else dt
+    reader = Reader(_units(h), _positive("dt", step), _shape(shape))
     if boundary is not None and boundary not in BOUNDARIES:
         raise ValueError(f"interpret: unknown boundary {boundary!r}; allowed: {', '.join(BOUNDARIES)}")
     for step in steps_of(module):
@@ -86,6 +90,22 @@ def interpret(
             f"interpret: shape {reader.shape} given; no Linear or RNN has {prod(reader.shape or ())} neurons"
         )
     return Interpretation(reader.parts, None if boundary is None else BOUNDARIES[boundary])
+
+
+def _own(network: Any, spacing: Any, dt: Any, shape: Any) -> tuple[Any, Any, Any]:
+    """Return units, and the neurons' lattice, of a generated network, where none are given."""
+    lattice = getattr(network, "lattice", None)
+    if spacing is None and lattice is not None:
+        spacing = lattice.spacing
+    if dt is None:
+        found = {network.dt} if hasattr(network, "dt") else {c.dt for c in network.coefficients()}
+        if len(found) > 1:
+            raise ValueError(f"interpret: the network has steps of {sorted(found)}; dt, one for all layers, is needed")
+        dt = found.pop()
+    dense = isinstance(getattr(network, "layers", None), nn.ModuleList) is False
+    if shape is None and lattice is not None and lattice.dim > 1 and dense:
+        shape = lattice.shape
+    return spacing, dt, shape
 
 
 def _positive(name: str, value: Any) -> float:

@@ -141,11 +141,10 @@ class _March(torch.autograd.Function):
             for axis, (weight, flux) in enumerate(zip(weights, fluxes, strict=True)):
                 medium.across(states[k + 1], axis, out=flux).mul_(weight)
                 medium.add_divergence(flux, axis, spread)
-            new = inner[k + 2]
             torch.mul(spread, loose, out=spread)
             spread.addcmul_(inner[k + 1], twice).addcmul_(inner[k], loss, value=-1)
             spread.view(batch, -1).addmm_(x[:, k], push.T)
-            new.copy_(spread)
+            inner[k + 2] = spread
             medium.wrap(states[k + 2])
         ctx.medium, ctx.with_probes = medium, probes is not None
         ctx.save_for_backward(states, x, sources, *(() if probes is None else (probes,)), *faces)
@@ -167,18 +166,15 @@ class _March(torch.autograd.Function):
         fluxes = [medium.across(padded, axis) for axis in range(medium.dim)]
         slopes = [torch.zeros_like(flux) for flux in fluxes]
         products = [torch.zeros_like(flux) for flux in fluxes]
-        to_x, to_sources = torch.empty_like(x), torch.zeros_like(sources)
-
-        def observed(k: int) -> Tensor:
-            """What is passed back to the k-th state after the first, from its observation."""
-            there = seen[:, k] if probes is None else seen[:, k] @ probes
-            return there.reshape(batch, *medium.shape)
-
-        now, before = last.clone(), but_last.clone()
+        push, to_x, to_sources = inner.new_empty(inner.shape), torch.empty_like(x), torch.zeros_like(sources)
+        flat = push.view(batch, -1)
+        now, before = (g.clone(memory_format=torch.contiguous_format) for g in (last, but_last))
         for k in reversed(range(steps)):
-            now += observed(k)
-            torch.mul(now, gain, out=(push := torch.empty_like(now)))
-            flat = push.view(batch, -1)
+            if probes is None:
+                now.view(batch, -1).add_(seen[:, k])
+            else:
+                now.view(batch, -1).addmm_(seen[:, k], probes)
+            torch.mul(now, gain, out=push)
             to_x[:, k] = flat @ sources
             to_sources.addmm_(flat.T, x[:, k])
             torch.div(push, medium.volume, out=inner)

@@ -113,6 +113,11 @@ class Polynomial(Reaction):
         a, dt = self._terms(u), number(dt, u)
         return _riccati(a, u, dt, _tangent) if self.degree <= 2 else self._series(a, u, dt)
 
+    def inverse(self, v: torch.Tensor, dt: Step = 1.0) -> torch.Tensor:
+        """Return the flow over -dt; of a series, with a step of Newton's method that makes it undo the computed one."""
+        u = self(v, -dt)
+        return u if self.degree <= 2 else u - (self(u, dt) - v) / self.derivative(u, dt)
+
     def rate(self, u: torch.Tensor) -> torch.Tensor:
         """Return f(u)."""
         return _horner(self._terms(u), u).expand_as(u)

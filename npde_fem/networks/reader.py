@@ -83,7 +83,7 @@ class Reader:
             raise ValueError(f"{label} that has seen no input yet, so has no weights; run the network once")
         if isinstance(layer, _TRANSPOSED):
             raise ValueError(f"{label}, which makes the lattice finer; {READABLE}")
-        if isinstance(layer, nn.RNNBase) and not isinstance(layer, nn.RNN):
+        if isinstance(layer, nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell):
             raise ValueError(f"{label}, whose gates multiply states; RNN and RNNCell with tanh or ReLU can be read")
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
             raise ValueError(f"{label} in training, which is random; call .eval() on the network")

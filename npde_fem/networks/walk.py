@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -119,15 +120,19 @@ def _followed(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]
     kind = type(module).__name__
     where = f"{prefix!r}, a {kind}," if prefix else kind
     try:
-        graph = fx.GraphModule(module, _Tracer().trace(module)).graph
+        left_out = {name: None for name, p in inspect.signature(module.forward).parameters.items() if p.default is None}
+        graph = fx.GraphModule(module, _Tracer().trace(module, concrete_args=left_out)).graph
     except Exception as error:
         raise ValueError(f"interpret: forward of {where} cannot be followed ({error}); {_ALLOWED}") from error
     graph.eliminate_dead_code()  # such as the one of two outputs of a recurrent layer that nobody wants
     head: fx.Node | None = None
-    numbers: set[fx.Node] = set()
+    numbers: set[fx.Node] = set()  # sizes, and arguments other than the first
     for node in graph.nodes:
         if node.op == "placeholder":
-            head = head or node
+            if head is None:
+                head = node
+            else:
+                numbers.add(node)
             continue
         if node.op == "output":
             if node.args[0] is not head:
@@ -138,7 +143,7 @@ def _followed(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]
             continue
         inputs = [n for n in node.all_input_nodes if n not in numbers]
         first = node.args[0] if node.args else None
-        extra = [n for n in inputs if n is not first and n.op != "placeholder"]
+        extra = [n for n in inputs if n is not first]
         if first is not head or extra:
             raise ValueError(
                 f"interpret: {where} combines {', '.join(map(str, inputs)) or 'constants'} at {node.name!r} "
