@@ -216,6 +216,17 @@ def test_wave_memory_demo(tmp_path):
         assert numbers(rf"Elman, {cell}: the derivative through 1000 steps is (\S+) of", printed)[0] < 1e-20
 
 
+def test_network_on_other_grids_demo(tmp_path):
+    pytest.importorskip("torch")
+    printed = run("network_on_other_grids.py", "--quick", "--output", tmp_path)
+    check_picture(tmp_path / "network_on_other_grids.png")
+    for name in ("diffusion", "growth", "competition"):
+        assert numbers(rf"{name}: (\S+) % off", printed)[0] < 2
+    for points in (32, 64, 128):
+        assert numbers(rf"on {points} x {points} points: error (\S+)", printed)[0] < 2e-3
+    assert numbers(r"on a disc of \d+ nodes: error (\S+)", printed)[0] < 2e-3
+
+
 # -------------------------------------------------------------------------------------------------- size of a tumour
 
 
