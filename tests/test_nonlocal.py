@@ -50,7 +50,7 @@ def convolution(weights, padding, u):
     mode = "constant" if padding == "zeros" else padding
     widths = [size // 2 for size in reversed(weights.shape[2:]) for _ in range(2)]
     padded = torch.nn.functional.pad(torch.from_numpy(u)[None], widths, mode=mode)
-    return getattr(torch.nn.functional, f"conv{dim}d")(padded, torch.from_numpy(weights))[0].numpy()
+    return getattr(torch.nn.functional, f"conv{dim}d")(padded, torch.tensor(weights))[0].numpy()
 
 
 def on_lattice(shape, m, sizes, padding, **terms):
@@ -121,6 +121,26 @@ def test_forward_euler_is_a_loop_of_convolutions(padding):
     np.testing.assert_allclose(channels_first(problem, solution.values), u, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "reflect"])
+def test_lie_on_padded_grids_is_a_residual_network(padding):
+    """Diffusion and a nonlocal term, then tanh: layers of one convolution and an activation."""
+    weights, dt = random(2, 2, 3, 3), 0.02
+    term = Stencil(weights, 1.0, padding, 0, (5, 4))
+    equation = npde.NPDE(
+        flux=lambda u, x, t: 0.7 * ufl.grad(u),
+        flow=lambda u, x, t, dt: ufl.as_vector([ufl.tanh(u[0]), ufl.tanh(u[1])]),
+        components=2,
+        nonlocal_term=term,
+    )
+    problem = npde.FD(equation, npde.Grid(COMM, (6, 5), (0, 0), (5, 4), padding=padding))
+    u = random(2, 6, 5, seed=4)
+    solution = solve(problem, from_channels(problem, u), (0, 3 * dt), dt, npde.Lie(checked=False))
+    laplace = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) * 0.7 * np.eye(2)[:, :, None, None]
+    for _ in range(3):
+        u = np.tanh(u + dt * convolution(weights + laplace, padding, u))
+    np.testing.assert_allclose(channels_first(problem, solution.values), u, rtol=0, atol=1e-12)
+
+
 def test_leapfrog():
     problem, weights = on_lattice((6, 5), 1, (3, 3), "zeros", inertia=2.0, damping=0.5)
     u, v, dt = random(1, 6, 5, seed=4), random(1, 6, 5, seed=5), 0.01
@@ -182,6 +202,26 @@ def test_finer_grids_are_of_order_two(padding, size):
     for n in (13, 26, 52):
         grid = npde.Grid(COMM, (n + 1, n + 2), (0, 0), (1, 1))
         errors.append(error(npde.FD(npde.NPDE(nonlocal_term=term), grid, sides), term, value))
+    assert np.log2(errors[0] / errors[2]) / 2 > 1.8, errors
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("padding", ["zeros", "replicate", "reflect"])
+def test_finer_padded_grids_are_of_order_two(padding, size):
+    """The finer grids end where their own padding's condition holds at the sides of the unit square."""
+    h, errors = 0.2, []
+    value, (lower, upper) = smooth(padding, h)
+    if padding == "replicate":
+
+        def value(x):
+            return np.cos(np.pi * np.clip(x, 0, 1)).prod(axis=0)
+
+    term = Stencil(random(1, 1, size, size), h, padding, lower, upper)
+    for n in (13, 26, 52):
+        end = {"zeros": 1 / n, "replicate": 0.5 / n, "reflect": 0.0}[padding]
+        points = n + {"zeros": -1, "replicate": 0, "reflect": 1}[padding]
+        grid = npde.Grid(COMM, (points, points), (end, end), (1 - end, 1 - end), padding=padding)
+        errors.append(error(npde.FD(npde.NPDE(nonlocal_term=term), grid), term, value))
     assert np.log2(errors[0] / errors[2]) / 2 > 1.8, errors
 
 
@@ -251,6 +291,13 @@ def test_beyond_a_cube_is_its_nearest_point(kind):
         expected = expected + term.weights[(0, 0, *offset)] * (y @ [1, -2, 3])
     found = applied(problem, problem.initial(lambda x: x[0] - 2 * x[1] + 3 * x[2]))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_beyond_prisms_nothing_is_found():
+    space = dolfinx.fem.functionspace(dolfinx.mesh.create_unit_cube(COMM, 2, 2, 2, CellType.prism), ("Lagrange", 1))
+    term = Stencil(np.ones((1, 1, 3, 1, 1)), 1.0, "replicate", (-1, 0, 0), (2, 1, 1))
+    with pytest.raises(ValueError, match="outside of a mesh of cells of the kind prism"):
+        _ = npde.FEM(npde.NPDE(nonlocal_term=term), space).nonlocal_operator
 
 
 def test_beyond_a_mask_is_its_nearest_point():
@@ -328,6 +375,7 @@ def differentiable(kind, **terms):
         source=lambda u, x, t: r * u - ufl.inner(u, u) * u,
         components=2,
         nonlocal_term=term,
+        flow=lambda u, x, t, dt: u + dt * r * ufl.as_vector([u[1] ** 2, u[0]]),
         **terms,
     )
     bcs = [npde.Dirichlet(lambda x, t: g * (1 + t), lambda x: np.isclose(x[0], 0), component=0)]
@@ -343,11 +391,13 @@ def differentiable(kind, **terms):
         ("fd", npde.ForwardEuler()),
         ("fd", npde.RK4()),
         ("fd", npde.Leapfrog()),
+        ("fd", npde.Lie(2)),
         ("fd integral", npde.RK4()),
         ("fem", npde.RK4()),
         ("fem lumped", npde.ForwardEuler()),
         ("fem lumped", npde.Leapfrog()),
         ("fem integral", npde.ForwardEuler()),
+        ("fem lumped", npde.Lie()),
     ],
     ids=lambda v: v if isinstance(v, str) else v.name,
 )
@@ -475,7 +525,15 @@ def test_refused(error, words, make):
         make()
 
 
-SCHEMES = [npde.BackwardEuler(), npde.CrankNicolson(), npde.SDIRK2(), npde.IMEX(), npde.ImplicitMidpoint(), None]
+SCHEMES = [
+    npde.BackwardEuler(),
+    npde.CrankNicolson(),
+    npde.SDIRK2(),
+    npde.IMEX(),
+    npde.ImplicitMidpoint(),
+    npde.Lie(implicit=True),
+    None,
+]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name if s else "default")

@@ -110,6 +110,11 @@ class Cells:
         """Return for each point, outside of the mesh, the nearest one of this rank's share of the mesh's boundary.
 
         Facets count as the hull of their vertices. A rank that has no boundary finds nothing.
+
+        Raises
+        ------
+        ValueError
+            If the mesh's cells have facets of several kinds, as prisms have.
         """
         facets, cells, corners, tree, middles = self._boundary
         if not (facets.size and len(x)):
@@ -126,7 +131,9 @@ class Cells:
     @cached_property
     def _boundary(self) -> tuple[Indices, Indices, Array, Any, Any]:
         """This rank's facets of the mesh's boundary, their cells and vertices, and the trees for a search."""
-        mesh, dim = self._mesh, self._dim
+        mesh, dim, kind = self._mesh, self._dim, self._element.cell_type
+        if kind in (basix.CellType.prism, basix.CellType.pyramid):
+            raise ValueError(f"points outside of a mesh of cells of the kind {kind.name} have no nearest one yet")
         for one, other in ((dim - 1, dim), (dim, dim - 1), (dim - 1, 0)):
             mesh.topology.create_connectivity(one, other)
         facets = np.sort(dmesh.exterior_facet_indices(mesh.topology))

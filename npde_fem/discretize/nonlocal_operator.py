@@ -93,7 +93,8 @@ class StencilOperator(NonlocalOperator):
     where they were given; where the problem's domain goes on beyond them (as that does whose boundary condition the
     padding is), u is itself there too: up to one spacing with "zeros", where it falls linearly to 0 from the domain's
     end on, and up to half a spacing with "replicate". A point that still is not in the domain, as on a mesh or mask
-    that fills no box, takes the value at the nearest point of the mesh's boundary, or the mask's nearest point.
+    that fills no box, takes the value at the nearest point of the mesh's boundary, or the mask's nearest point. (Those
+    of a polygon that stands for a curved boundary are the curve's to the first order of its edges.)
 
     Parameters
     ----------
@@ -101,6 +102,11 @@ class StencilOperator(NonlocalOperator):
         The problem.
     term
         Its nonlocal term.
+
+    Raises
+    ------
+    ValueError
+        If a displaced point lies outside of a mesh of prisms.
     """
 
     def __init__(self, problem: FEM | FD, term: Stencil) -> None:

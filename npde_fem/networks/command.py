@@ -13,7 +13,9 @@ from npde_fem.networks.cnn import CNN, cnn
 from npde_fem.networks.files import load_network, save_network
 from npde_fem.networks.interpret import Interpretation, interpret
 from npde_fem.networks.lattice import Lattice
+from npde_fem.parameter import Parameter
 
+import torch
 from torch import nn
 
 __all__ = ["EQUATIONS", "convert", "generated", "interpret", "load_network", "show"]
@@ -38,11 +40,13 @@ def generated(
         If the equation has no such coefficient, or a step is unstable.
     """
     make = EQUATIONS[name]
-    known = list(inspect.signature(make).parameters)
+    known = {key: parameter.default for key, parameter in inspect.signature(make).parameters.items()}
     for key in values:
         if key not in known:
             raise ValueError(f"--set: {name} has no coefficient {key!r}; there are {', '.join(known)}")
-    return cnn(make(**values), grid=Lattice(tuple(shape), (spacing,), (0.0,), boundary), steps=steps, dt=dt)
+    coefficients = {key: Parameter(key, value) for key, value in (known | dict(values)).items()}
+    lattice = Lattice(tuple(shape), (spacing,), (0.0,), boundary)
+    return cnn(make(**coefficients), grid=lattice, steps=steps, dt=dt, dtype=torch.float64)
 
 
 def show(network: nn.Module, interpretation: Interpretation) -> str:
