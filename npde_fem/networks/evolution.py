@@ -28,6 +28,7 @@ from npde_fem.networks.coefficients import Coefficients
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.places import Ended, Place, place_of
 from npde_fem.nonlocal_terms import Stencil
+from npde_fem.options import inserted, option_given
 from npde_fem.parallel import Refused
 from npde_fem.parameter import Parameter
 from npde_fem.solve import Lie, Scheme, Solution, solve, stable_step
@@ -44,6 +45,8 @@ __all__ = ["Evolution", "EvolutionResult", "Phase", "Pooling", "equation_of"]
 
 _AXES = "xyz"
 _ROUND_OFF = 1e-14
+_TIGHT = {"npde_snes_rtol": "1e-13"}
+"""With which an implicit step is the network's layer to round-off."""
 _MARGIN = 1.02
 """By how much the power method may fall short of the spectral radius."""
 
@@ -386,6 +389,11 @@ class Evolution:
         """
         if substeps != "auto" and (isinstance(substeps, bool) or not isinstance(substeps, int) or substeps < 1):
             raise ValueError(f"substeps = {substeps!r} given; a positive integer or 'auto' allowed")
+        if (substeps not in (1, "auto") or implicit) and any(phase.scheme is not None for phase in self.phases):
+            raise ValueError(
+                f"substeps = {substeps}, implicit = {implicit} given; the network's steps are those of a scheme of its "
+                "own, without substeps: 1 (or 'auto') and False allowed"
+            )
         place = place_of(on, self.lattice, comm, refine, bcs)
         self._check_place(place, implicit)
         itself = place.own and substeps == 1 and not implicit
@@ -404,7 +412,8 @@ class Evolution:
             except ValueError as error:
                 raise type(error)(f"phase {k} ({phase.equation.name}): {error}") from error
             end = t + phase.steps * phase.dt
-            solution = solve(problem, values, (t, end), phase.dt, scheme, callback, rescue=None, progress=progress)
+            with inserted(_TIGHT if itself and not option_given("snes_rtol") else {}):
+                solution = solve(problem, values, (t, end), phase.dt, scheme, callback, rescue=None, progress=progress)
             state = Ended(place, phase, solution)
             ended.append(state)
             t = end

@@ -25,6 +25,8 @@ from typing import Any
 from npde_fem.discretize import FEM
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients, split_kernel
+from npde_fem.networks.evolution import equation_of
+from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.network import Network
 from npde_fem.networks.reactions import Reaction, reaction_named
 from npde_fem.parameter import Parameter
@@ -37,7 +39,6 @@ import scipy.sparse
 import torch
 import ufl
 from dolfinx import fem
-from ufl.core.expr import Expr
 
 __all__ = ["MeshEvolution", "MeshNetwork", "MeshOperators", "MeshPhase", "MeshStep", "mesh_network"]
 
@@ -306,12 +307,15 @@ class MeshNetwork(Network):
 
     def as_equation(self) -> MeshEvolution:
         """Return the equation with the values that the parameters have now; shared steps are one equation."""
-        found = list(self.steps)
+        found: list[MeshStep] = list(self.steps)  # type: ignore[arg-type]
         each = self.count // len(found)
-        phases = [
-            MeshPhase(_equation(step.coefficients(), self.reaction, k), step.channels, self.dt, each)  # type: ignore
-            for k, step in enumerate(found)
-        ]
+        h, d = self.operators.width, self.operators.dim
+        # The lattice tells the scale of lengths; without a rest the equation does not depend on it.
+        lattice = Lattice((3,) * d, (h,))
+        phases = []
+        for k, step in enumerate(found):
+            equation = equation_of(step.coefficients(h), self.reaction, lattice, name=f"layer {k}")
+            phases.append(MeshPhase(equation, step.channels, self.dt, each))
         return MeshEvolution(phases, self.operators)
 
 
@@ -545,54 +549,3 @@ def _broadcast(name: str, value: Any, shape: tuple[int, ...]) -> torch.Tensor:
         raise ValueError(
             f"mesh_network: {name} of shape {tuple(tensor.shape)} given; what broadcasts to {shape} allowed"
         ) from error
-
-
-def _equation(coefficients: Coefficients, reaction: Reaction, layer: int) -> NPDE:
-    """The equation of a step, and of the reaction after it, for states of ``max(C_in, C_out)`` components.
-
-    Components that no longer are channels stay as they are.
-    """
-    (n_in, n_out), d = coefficients.channels, coefficients.dim
-    m = max(n_in, n_out)
-
-    def padded(values: Array) -> Array:
-        return np.pad(values, [(0, m - n_out), (0, m - n_in)])
-
-    def number(name: str, values: Array) -> Parameter:
-        return Parameter(f"{name} {layer}", values)
-
-    c = coefficients
-    mass = number("mass", padded(c.mass))
-    drift = [number(f"drift {a}", padded(c.drift[..., a])) for a in range(d)]
-    pairs = {(a, b): number(f"diffusion {a}{b}", padded(c.diffusion[..., a, b])) for a in range(d) for b in range(a, d)}
-    source = number("source", np.pad(c.source, (0, m - n_out)))
-
-    def scalar(expression: Expr) -> Expr:
-        return expression[0] if m == 1 else expression
-
-    def vector(u: Expr) -> Expr:
-        return ufl.as_vector([u]) if m == 1 else u
-
-    def flux(u: Expr, x: Expr, t: Expr) -> Expr:
-        slopes = [vector(u.dx(b)) for b in range(d)]
-        parts = [
-            sum((pairs[min(a, b), max(a, b)] * slopes[b] for b in range(d)), -drift[a] * vector(u)) for a in range(d)
-        ]
-        if m == 1:
-            return ufl.as_vector([part[0] for part in parts])
-        return ufl.as_matrix([[part[i] for part in parts] for i in range(m)])
-
-    def rate(u: Expr, x: Expr, t: Expr) -> Expr:
-        return scalar(mass * vector(u) + source)
-
-    def flow(u: Expr, x: Expr, t: Expr, dt: Expr) -> Expr:
-        if n_out == m:
-            return reaction.flow(u, dt)
-        channels = u[0] if n_out == 1 else ufl.as_vector([u[i] for i in range(n_out)])
-        moved = reaction.flow(channels, dt)
-        return ufl.as_vector([vector_of(moved, n_out)[i] if i < n_out else u[i] for i in range(m)])
-
-    def vector_of(u: Expr, count: int) -> Expr:
-        return ufl.as_vector([u]) if count == 1 else u
-
-    return NPDE(flux=flux, source=rate, flow=flow, components=m, name=f"layer {layer}")

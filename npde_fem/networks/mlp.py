@@ -131,6 +131,12 @@ class _MLP(Network):
         # Neurons are points, of one channel, which is where reactions look for it.
         return self.reaction(u.unsqueeze(1), self.dt).squeeze(1)
 
+    def _activation(self, neurons: int) -> list[torch.nn.Module]:
+        module = self.reaction.as_torch(self.dt)
+        if self.reaction.componentwise and not list(self.reaction.parameters()):
+            return [module]
+        return [torch.nn.Unflatten(1, (1, neurons)), module, torch.nn.Flatten()]
+
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         if u.ndim != 2:
             raise ValueError(f"u of shape {tuple(u.shape)} given; (batch, neurons) allowed")
@@ -143,8 +149,8 @@ class _MLP(Network):
         made: list[torch.nn.Module] = []
         for step in self._layers():
             with torch.no_grad():
-                made.append(_linear(*self._linear(step)))
-            made.append(self.reaction.as_torch(self.dt))
+                layer = _linear(*self._linear(step))
+            made += [layer, *self._activation(layer.out_features)]
         if self.readout is not None:
             made.append(_linear(self.readout.weight, self.readout.bias))
         return torch.nn.Sequential(*made)
@@ -232,7 +238,8 @@ class LocalStep(torch.nn.Module):
 
     The matrix L is that of finite differences as :class:`npde_fem.FD` has them: means of D and c at the faces between
     points, outside of the lattice the state that the boundary says, and coefficients that are those of the nearest
-    point (with ``"reflect"`` mirrored). The parameters are fields on the lattice, counted in spacings and steps:
+    point (with ``"reflect"`` mirrored, which suits a drift along the normal only where it does not change across the
+    boundary). The parameters are fields on the lattice, counted in spacings and steps:
 
     * ``mass`` = dt m, shape ``(*shape,)``,
     * ``drift`` = dt c_a / h_a, shape ``(d, *shape)``,
@@ -419,7 +426,7 @@ class LocalMLP(_MLP):
     def as_equation(self) -> Evolution:
         """Return the equation, its coefficients as fields; those of shared steps are one. ``observed`` is the output.
 
-        It is solved with backward Euler and the flow, to the tolerance 1e-13, if the network is implicit.
+        If the network is implicit, so are its steps, by backward Euler, and ``substeps`` of them are not allowed.
         """
         each, phases = self.count // len(self.steps), []
         for k, step in enumerate(self.steps):
@@ -548,7 +555,7 @@ def mlp(
             raise ValueError(f"mlp: {', '.join(given)} given beside an equation; one of them allowed")
         given = dict(_fields_of(equation, grid))
         if reaction is None and equation.flow is not None:
-            reaction = FromEquation(equation)
+            reaction = FromEquation(NPDE(flow=equation.flow, name=equation.name))
     made = [
         LocalStep(grid, implicit=scheme == "implicit", dt=float(dt), values=given, positive=positive, dtype=dtype)
         for _ in range(1 if shared else steps)
