@@ -3,7 +3,7 @@
     python demos/digits_as_physics.py
     python demos/digits_as_physics.py --channels 8 --layers 4
 
-Each layer of a convolutional network with kernels 3 wide is one explicit step of a neural partial differential equation,
+Each layer of a convolutional network with kernels 3 wide is one explicit step of an equation,
 
     u_t = div(D grad u - c u) + m u + N u + s,      followed by a reaction, here max(u, 0):
 
@@ -12,9 +12,10 @@ the picture), and the nine numbers of each kernel are a mass m, a drift c (2), a
 N. Here these are what is trained, on scikit-learn's 1,797 digits of 8 x 8 pixels (Alpaydin and Kaynak 1998, UCI Machine
 Learning Repository). Beside it are trained, in the same way,
 
-* the stock network of ``nn.Conv2d`` and ``nn.ReLU``, the same function at the start, through its weights, and
+* the stock network of ``nn.Conv2d`` and ``nn.ReLU``, the same function at the start, through its weights;
 * a network without N whose diffusion is positive and whose every step is stable by construction, whatever is learnt: an
-  honest reaction-drift-diffusion system.
+  honest reaction-drift-diffusion system;
+* and the linear read-out alone, of the digit itself: what the layers before it are worth.
 
 Then the trained layers are read: tables of the coefficients, drift arrows and diffusion ellipses for each pair of
 channels. And one digit is followed on its way: its equation, solved by finite differences, takes the states of the
@@ -43,7 +44,7 @@ parser.add_argument("--output", type=Path, default=Path("results"), help="folder
 parser.add_argument("--quick", action="store_true", help="a run of some seconds")
 arguments = parser.parse_args(npde.petsc_options())
 if arguments.quick:
-    arguments.channels, arguments.layers, arguments.epochs = 4, 2, 4
+    arguments.channels, arguments.layers, arguments.epochs = 5, 3, 4
 arguments.output.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)
 
@@ -80,7 +81,13 @@ def train(network, x):
 # are new do in the other networks.
 network, sound = generated(1), generated(arguments.channels, stable=True)
 whole = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, arguments.channels - 1))
-trained = {"stock network": (network.as_torch(), x), "generated network": (network, x), "stable, without N": (sound, whole)}
+torch.manual_seed(0)
+trained = {
+    "read-out alone": (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), x),
+    "stock network": (network.as_torch(), x),
+    "generated network": (network, x),
+    "stable, without N": (sound, whole),
+}
 for name, (one, inputs) in trained.items():
     right, seconds = train(one, inputs)
     count = sum(p.numel() for p in one.parameters())
@@ -128,28 +135,22 @@ def draw(path):
     import matplotlib.pyplot as plt
 
     rows, columns = len(states), arguments.channels
-    figure = plt.figure(figsize=(1.5 * columns + 3.6, 1.55 * rows + 0.6), layout="constrained")
+    figure = plt.figure(figsize=(1.5 * columns + 3.8, 1.55 * rows + 0.6), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 2)
-    top = max(float(state.max()) for state in states[1:])
     for k, state in enumerate(states):
-        for c, component in enumerate(state):
-            axis = figure.add_subplot(grid[k, c])
-            image = axis.imshow(component, cmap="magma", vmin=0.0, vmax=float(state.max()) if k == 0 else top)
+        axes = [figure.add_subplot(grid[k, c]) for c in range(len(state))]
+        for c, (axis, component) in enumerate(zip(axes, state, strict=True)):
+            image = axis.imshow(component, cmap="magma", vmin=0.0, vmax=float(state.max()))
             axis.set(xticks=[], yticks=[])
-            if c == 0:
-                axis.set_ylabel(f"t = {k}")
-            if k == min(1, rows - 1):
-                axis.set_title(f"$u_{{{c}}}$", fontsize=10)
-            if k == 0:
-                axis.set_title("the digit", fontsize=10)
-    maps = [axis for axis in figure.axes if axis.get_subplotspec().rowspan.start > 0]
-    figure.colorbar(image, ax=maps, shrink=0.6, label="u")
+            if k < 2:
+                axis.set_title("the digit" if k == 0 else f"$u_{{{c}}}$", fontsize=10)
+        axes[0].set_ylabel(f"t = {k}")
+        if k:
+            figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
     bars = figure.add_subplot(grid[:, columns:])
-    chances = np.exp(scores - scores.max())
-    chances /= chances.sum()
-    colours = ["#e4572e" if k == int(y[arguments.digit]) else "0.6" for k in range(10)]
-    bars.barh(range(10), chances, color=colours)
-    bars.set(yticks=range(10), xlim=(0, 1), xlabel="probability", title="read from the last state")
+    bars.barh(range(10), scores, color=["#e4572e" if k == int(y[arguments.digit]) else "0.6" for k in range(10)])
+    bars.axvline(0.0, color="0.3", lw=0.8)
+    bars.set(yticks=range(10), xlabel="score (log-probability + constant)", title="read from the last state")
     bars.invert_yaxis()
     bars.spines[["top", "right"]].set_visible(False)
     figure.suptitle(r"A digit under $u_t = \mathrm{div}(D\,\nabla u - c\,u) + m\,u + N\,u + s$,  $u \geq 0$")
