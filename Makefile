@@ -36,6 +36,7 @@ demo: install ## run the demos; their pictures go to figures/
 	$(BIN)/python demos/picture_to_pde.py --output figures
 	$(BIN)/python demos/wave_memory.py --output figures
 	$(BIN)/python demos/network_on_other_grids.py --output figures
+	$(BIN)/python demos/digits_as_physics.py --output figures
 
 test: lint ## check the sources, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -227,6 +227,21 @@ def test_network_on_other_grids_demo(tmp_path):
     assert numbers(r"on a disc of \d+ nodes: error (\S+)", printed)[0] < 2e-3
 
 
+def test_digits_as_physics_demo(tmp_path):
+    pytest.importorskip("sklearn")
+    printed = run("digits_as_physics.py", "--quick", "--output", tmp_path)
+    for name in ("digits_as_physics", "digits_as_physics_stable", "digit_in_time"):
+        check_picture(tmp_path / f"{name}.png")
+    stock, generated, stable = (
+        numbers(rf"(?m)^{name} +\d+ numbers: ([0-9.]+) %", printed)[0]
+        for name in ("stock network", "generated network", "stable, without N")
+    )
+    assert min(stock, generated) > 90 and stable > 80
+    assert numbers(r"network differ by (\S+)\.", printed)[0] < 1e-12
+    least, *shares = numbers(r"(?m)^stable +(\S+) +(\S+) %, (\S+) %, (\S+) %", printed)
+    assert least > 0 and max(shares) < 1e-6
+
+
 # -------------------------------------------------------------------------------------------------- size of a tumour
 
 
