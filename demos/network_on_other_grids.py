@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import npde_fem as npde
-from npde_fem.networks.polynomial import Polynomial
+from npde_fem.networks.reactions.polynomial import Polynomial
 from npde_fem.output import save_figure
 
 import numpy as np

@@ -4,13 +4,13 @@ import copy
 
 import npde_fem as npde
 from npde_fem import physics
-from npde_fem.networks.cnn import cnn, lattice_of, resnet
 from npde_fem.networks.coefficients import Coefficients
 from npde_fem.networks.evolution import Pooling
+from npde_fem.networks.generated.cnn import cnn, lattice_of, resnet
+from npde_fem.networks.generated.stability import StableTransport, amplification, check_step, stable_dt, symbols
+from npde_fem.networks.generated.transport import Transport, stock_convolution
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.reactions import Polynomial
-from npde_fem.networks.stability import StableTransport, amplification, check_step, stable_dt, symbols
-from npde_fem.networks.transport import Transport, stock_convolution
 
 import numpy as np
 import pytest

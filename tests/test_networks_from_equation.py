@@ -4,8 +4,8 @@ import copy
 
 import npde_fem as npde
 from npde_fem import physics
-from npde_fem.networks.from_equation import coefficients_of, torch_function
 from npde_fem.networks.reactions import FromEquation, Identity, ReLU
+from npde_fem.networks.reactions.from_equation import coefficients_of, torch_function
 from npde_fem.nonlocal_terms import Stencil
 from npde_fem.parameter import abstract_domain
 

@@ -2,11 +2,11 @@
 
 import json
 
-from npde_fem.networks.cnn import cnn, resnet
-from npde_fem.networks.interpret import interpret
+from npde_fem.networks.generated.cnn import cnn, resnet
+from npde_fem.networks.generated.mlp import mlp
+from npde_fem.networks.generated.rnn import rnn
 from npde_fem.networks.lattice import Lattice
-from npde_fem.networks.mlp import mlp
-from npde_fem.networks.rnn import rnn
+from npde_fem.networks.reading.interpret import interpret
 
 import numpy as np
 import pytest

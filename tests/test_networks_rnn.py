@@ -8,8 +8,8 @@ from mpi4py import MPI
 
 torch = pytest.importorskip("torch")
 
+from npde_fem.networks.generated.rnn import ElmanNetwork, rnn  # noqa: E402
 from npde_fem.networks.lattice import Lattice  # noqa: E402
-from npde_fem.networks.rnn import ElmanNetwork, rnn  # noqa: E402
 
 COMM = MPI.COMM_WORLD
 D = torch.float64

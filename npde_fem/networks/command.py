@@ -9,10 +9,10 @@ from pathlib import Path
 
 from npde_fem import physics
 from npde_fem.equation import NPDE
-from npde_fem.networks.cnn import CNN, cnn
 from npde_fem.networks.files import load_network, save_network
-from npde_fem.networks.interpret import Interpretation, interpret
+from npde_fem.networks.generated.cnn import CNN, cnn
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.reading.interpret import Interpretation, interpret
 from npde_fem.parameter import Parameter
 
 import torch

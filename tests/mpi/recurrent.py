@@ -2,8 +2,8 @@
 
 import sys
 
+from npde_fem.networks.generated.rnn import rnn, wave_rnn
 from npde_fem.networks.lattice import Lattice
-from npde_fem.networks.rnn import rnn, wave_rnn
 
 import numpy as np
 import torch

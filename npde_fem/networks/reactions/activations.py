@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from npde_fem.networks.reaction import Reaction, Step, number
+from npde_fem.networks.reactions.reaction import Reaction, Step, number
 
 import torch
 import ufl

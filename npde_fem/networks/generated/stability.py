@@ -32,8 +32,8 @@ from __future__ import annotations
 from typing import Any
 
 from npde_fem.networks.coefficients import Coefficients
+from npde_fem.networks.generated.transport import Parts, Transport
 from npde_fem.networks.lattice import Lattice
-from npde_fem.networks.transport import Parts, Transport
 
 import numpy as np
 import numpy.typing as npt

@@ -7,8 +7,8 @@ from math import prod
 from typing import Any
 
 from npde_fem.networks.reactions import FixedStep, Reaction, Skip
-from npde_fem.networks.reading import Convolution, Nonlocal, Reading, Recurrent
-from npde_fem.networks.walk import Step, Take, is_reaction
+from npde_fem.networks.reading.readings import Convolution, Nonlocal, Reading, Recurrent
+from npde_fem.networks.reading.walk import Step, Take, is_reaction
 
 import numpy as np
 import numpy.typing as npt

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import atan2, degrees
 from typing import Any
 
-from npde_fem.networks.reading import Convolution, Nonlocal, Reading, Recurrent, by
+from npde_fem.networks.reading.readings import Convolution, Nonlocal, Reading, Recurrent, by
 
 import numpy as np
 

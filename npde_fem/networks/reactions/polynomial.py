@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npde_fem.networks.reaction import Reaction, Step, number
+from npde_fem.networks.reactions.reaction import Reaction, Step, number
 
 import numpy as np
 import numpy.typing as npt

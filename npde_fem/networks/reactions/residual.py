@@ -6,8 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from npde_fem.networks.activations import stock
-from npde_fem.networks.reaction import Reaction, Step
+from npde_fem.networks.reactions.activations import stock
+from npde_fem.networks.reactions.reaction import Reaction, Step
 
 import numpy as np
 import torch

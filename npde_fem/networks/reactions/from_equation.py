@@ -13,10 +13,10 @@ from typing import Any
 
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.equation import NPDE
-from npde_fem.networks.activations import Identity
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.reaction import Reaction, Step
-from npde_fem.networks.torch_function import torch_function
+from npde_fem.networks.reactions.activations import Identity
+from npde_fem.networks.reactions.reaction import Reaction, Step
+from npde_fem.networks.reactions.torch_function import torch_function
 from npde_fem.nonlocal_terms import Stencil
 from npde_fem.parameter import Composite, Parameter, abstract_domain, parameters_of, terminals_of
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from npde_fem.figures import save_figure
-from npde_fem.networks.reading import Convolution, Nonlocal, Reading, Recurrent, by
+from npde_fem.networks.reading.readings import Convolution, Nonlocal, Reading, Recurrent, by
 
 import numpy as np
 import numpy.typing as npt

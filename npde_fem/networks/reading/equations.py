@@ -10,14 +10,14 @@ from typing import Any
 
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.driven import DrivenElman
 from npde_fem.networks.evolution import Evolution, Phase, Pooling, equation_of
+from npde_fem.networks.generated.driven import DrivenElman
+from npde_fem.networks.generated.rnn import ElmanNetwork
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.places import sampled
 from npde_fem.networks.reactions import FixedStep, Identity, Reaction, Residual, Skip, reaction_named
-from npde_fem.networks.reading import Convolution, Nonlocal, Reading, Recurrent, by
-from npde_fem.networks.rnn import ElmanNetwork
-from npde_fem.networks.walk import Take
+from npde_fem.networks.reading.readings import Convolution, Nonlocal, Reading, Recurrent, by
+from npde_fem.networks.reading.walk import Take
 from npde_fem.nonlocal_terms import Integral
 from npde_fem.parameter import Parameter
 

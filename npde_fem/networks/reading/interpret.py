@@ -1,8 +1,8 @@
 """Trained networks read as physics: which equation each layer is a step of.
 
-:func:`interpret` follows a torch module from layer to layer and reads each (:mod:`npde_fem.networks.reading`); the
-:class:`Interpretation` tells what it found as a table, as numbers, as a figure and as an equation, and makes the stock
-network of it again.
+:func:`interpret` follows a torch module from layer to layer and reads each
+(:mod:`npde_fem.networks.reading.readings`); the :class:`Interpretation` tells what it found as a table, as numbers, as
+a figure and as an equation, and makes the stock network of it again.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from npde_fem.networks.lattice import BOUNDARIES
 from npde_fem.networks.network import Network
-from npde_fem.networks.reader import READABLE, Reader
-from npde_fem.networks.reading import Nonlocal, Reading, Recurrent, stacked
-from npde_fem.networks.table import table
-from npde_fem.networks.walk import steps_of
+from npde_fem.networks.reading.reader import READABLE, Reader
+from npde_fem.networks.reading.readings import Nonlocal, Reading, Recurrent, stacked
+from npde_fem.networks.reading.table import table
+from npde_fem.networks.reading.walk import steps_of
 
 import numpy as np
 from torch import nn
 
 if TYPE_CHECKING:
-    from npde_fem.networks.driven import DrivenElman
     from npde_fem.networks.evolution import Evolution
+    from npde_fem.networks.generated.driven import DrivenElman
 
 __all__ = ["Interpretation", "interpret"]
 
@@ -161,9 +161,9 @@ class Interpretation:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the layers to a file, which appears whole or not at all; its suffix tells the format.
 
-        Not collective: of several ranks let one draw. See :func:`npde_fem.networks.drawing.draw_layers`.
+        Not collective: of several ranks let one draw. See :func:`npde_fem.networks.reading.drawing.draw_layers`.
         """
-        from npde_fem.networks.drawing import draw_layers
+        from npde_fem.networks.reading.drawing import draw_layers
 
         draw_layers(self.layers, path)
 
@@ -196,8 +196,8 @@ class Interpretation:
         """Return the equation of the network, to be solved on its lattice, on others and on meshes.
 
         For convolutions ``shape`` is that of the input, ``lower`` the place of its first point. A recurrent network's
-        equation is driven by inputs. See :func:`npde_fem.networks.equations.evolution_of`.
+        equation is driven by inputs. See :func:`npde_fem.networks.reading.equations.evolution_of`.
         """
-        from npde_fem.networks.equations import evolution_of
+        from npde_fem.networks.reading.equations import evolution_of
 
         return evolution_of(self.parts, self.boundary, shape, lower)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 
-from npde_fem.networks.activations import STOCK, Identity, Map, ReLU, Sigmoid, Tanh, stock
-from npde_fem.networks.from_equation import FromEquation
-from npde_fem.networks.polynomial import Polynomial
-from npde_fem.networks.reaction import FixedStep, Reaction
-from npde_fem.networks.residual import Neural, Pointwise, Residual, Skip
+from npde_fem.networks.reactions.activations import STOCK, Identity, Map, ReLU, Sigmoid, Tanh, stock
+from npde_fem.networks.reactions.from_equation import FromEquation
+from npde_fem.networks.reactions.polynomial import Polynomial
+from npde_fem.networks.reactions.reaction import FixedStep, Reaction
+from npde_fem.networks.reactions.residual import Neural, Pointwise, Residual, Skip
 
 from torch import nn
 

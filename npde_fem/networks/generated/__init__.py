@@ -1,0 +1,1 @@
+"""Networks that an equation generates: convolutional, residual, dense, recurrent, and on meshes."""

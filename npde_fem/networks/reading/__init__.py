@@ -1,0 +1,1 @@
+"""Trained networks read as physics: the layers in their order, their operators, tables, pictures, the equation."""
