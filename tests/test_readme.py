@@ -33,7 +33,7 @@ def run(command, folder, timeout=300):
 
 
 def test_readme_has_code():
-    assert len(SCRIPTS) == 4 and COMMANDS
+    assert len(SCRIPTS) == 5 and COMMANDS
     assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
 
 
@@ -71,6 +71,14 @@ def test_learning(tmp_path):
     assert loss < 1e-4
     assert diffusivity == pytest.approx(0.02, rel=0.1)
     assert growth == pytest.approx([2.4, 1.5, 0.6], abs=0.2)
+
+
+def test_networks(tmp_path):
+    *differences, grid, triangles = output_of(SCRIPTS[4], tmp_path).splitlines()
+    assert len(differences) == 2 and all(float(line.split("by")[1]) < 1e-12 for line in differences)
+    (mass, most), (other_mass, other_most) = (re.findall(r"\d+\.\d+", line) for line in (grid, triangles))
+    assert float(mass) == pytest.approx(float(other_mass), rel=2e-3) and float(mass) > 5
+    assert float(most) == pytest.approx(float(other_most), rel=1e-2)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])
