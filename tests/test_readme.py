@@ -78,7 +78,7 @@ def test_networks(tmp_path):
     assert len(differences) == 2 and all(float(line.split("by")[1]) < 1e-12 for line in differences)
     (mass, most), (other_mass, other_most) = (re.findall(r"\d+\.\d+", line) for line in (grid, triangles))
     assert float(mass) == pytest.approx(float(other_mass), rel=2e-3) and float(mass) > 5
-    assert float(most) == pytest.approx(float(other_most), rel=1e-2)
+    assert float(most) == pytest.approx(float(other_most), rel=3e-2)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])
