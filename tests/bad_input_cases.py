@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import npde_fem as npde
-from npde_fem import learn
+from npde_fem import learn, networks
 from npde_fem.parallel import Refused
 
 import dolfinx
@@ -24,6 +24,7 @@ import pyadjoint
 import torch
 import ufl
 from mpi4py import MPI
+from torch import nn
 
 CASES: list[Case] = []
 
@@ -1657,3 +1658,120 @@ def reduced_functional_of_a_batch(kit: Kit) -> None:
 def reduced_functional_of_nan(kit: Kit) -> None:
     loss = _reduced(kit)
     loss(torch.tensor(float("nan")), torch.ones(loss.slots[1].shape))
+
+
+# -- networks ----------------------------------------------------------------------------------------------------
+
+
+def _network(**arguments: Any) -> Any:
+    return networks.cnn(**{"grid": (8, 8), "channels": (1, 2), "dtype": torch.float64, **arguments})
+
+
+@case(ValueError, "layer '1'", "(4, 4)", "odd sizes", of=ANY)
+def reading_an_even_kernel(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 4, padding=1)))
+
+
+@case(ValueError, "layer '1'", "groups = 2", "groups = 1", of=ANY)
+def reading_groups(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=2)))
+
+
+@case(ValueError, "layer '0'", "dilation = (2, 2)", "dilation = 1", of=ANY)
+def reading_dilation(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.Conv2d(1, 1, 3, padding=2, dilation=2)))
+
+
+@case(ValueError, "layer '0'", "LSTM", "RNN and RNNCell", of=ANY)
+def reading_gates(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.LSTM(3, 3)))
+
+
+@case(TypeError, "interpret", "torch.nn.Module", "'net.pt'", of=ANY)
+def reading_a_name(kit: Kit) -> None:
+    networks.interpret("net.pt")
+
+
+@case(ValueError, "spacing = -1.0", "positive", of=ANY)
+def reading_on_a_negative_spacing(kit: Kit) -> None:
+    networks.interpret(nn.Conv2d(1, 1, 3, padding=1), spacing=-1.0)
+
+
+@case(ValueError, "padding 0 x 0", "3 x 3", "kernel_size // 2", of=ANY)
+def equation_of_a_convolution_that_shrinks(kit: Kit) -> None:
+    networks.interpret(nn.Conv2d(1, 1, 3)).to_npde((8, 8))
+
+
+@case(ValueError, "shape (5, 5)", "smaller than the kernel", "(9, 9)", of=ANY)
+def equation_on_fewer_points_than_the_kernel_has(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.Conv2d(1, 1, 9, padding=4))).to_npde((5, 5))
+
+
+@case(ValueError, "'relo'", "'relu' meant", "tanh", of=ANY)
+def network_of_an_unknown_activation(kit: Kit) -> None:
+    _network(reaction="relo")
+
+
+@case(ValueError, "shape (2, 8)", "at least 3", of=ANY)
+def network_on_fewer_points_than_a_kernel_has(kit: Kit) -> None:
+    _network(grid=(2, 8))
+
+
+@case(ValueError, "'mirror'", "zeros, replicate, reflect, circular", of=ANY)
+def network_with_an_unknown_boundary(kit: Kit) -> None:
+    _network(boundary="mirror")
+
+
+@case(ValueError, "channels (1, 2, 3)", "6 numbers", "5 steps", of=ANY)
+def network_of_channels_that_are_not_those_of_its_steps(kit: Kit) -> None:
+    _network(channels=(1, 2, 3), steps=5)
+
+
+@case(ValueError, "dt = -1.0", "positive", of=ANY)
+def network_of_negative_steps(kit: Kit) -> None:
+    _network(dt=-1.0)
+
+
+@case(ValueError, "dt", "0.1", "stable", of=ANY)
+def network_of_unstable_steps(kit: Kit) -> None:
+    networks.cnn(npde.physics.heat(1.0), grid=networks.Lattice((8, 8), 0.1), steps=2, dt=0.1)
+
+
+@case(ValueError, "dt = 1", "stability limit", "0.0785", "leapfrog", of=ANY)
+def wave_network_of_unstable_steps(kit: Kit) -> None:
+    networks.wave_rnn((8, 8), 1, 2, speed=9.0, dt=1.0)
+
+
+@case(ValueError, "'wave'", "second order in time", "wave_rnn", of=ANY)
+def convolutional_network_of_waves(kit: Kit) -> None:
+    networks.cnn(npde.physics.wave(), grid=(8, 8), steps=2)
+
+
+@case(ValueError, "widths [4, 0]", "positive integers", of=ANY)
+def perceptron_without_neurons(kit: Kit) -> None:
+    networks.mlp((4, 0))
+
+
+@case(ValueError, "state of shape (1, 3, 8, 8)", "(batch, 1, 8, 8)", of=ANY)
+def state_of_more_channels_than_the_network_has(kit: Kit) -> None:
+    _network()(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+
+
+@case(ValueError, "u0", "(1, 8, 9)", "(1, 8, 8)", of=ANY)
+def evolution_from_a_state_of_a_wrong_shape(kit: Kit) -> None:
+    _network().as_equation().solve(np.zeros((1, 8, 9 if kit.chosen else 8)), comm=kit.comm)
+
+
+@case(ValueError, "u0", "NaN", of=ANY)
+def evolution_from_nan(kit: Kit) -> None:
+    _network().as_equation().solve(np.full((1, 8, 8), np.nan if kit.chosen else 0.0), comm=kit.comm)
+
+
+@case(ValueError, "substeps = 0", "positive integer or 'auto'", of=ANY)
+def evolution_without_substeps(kit: Kit) -> None:
+    _network().as_equation().solve(np.zeros((1, 8, 8)), comm=kit.comm, substeps=0)
+
+
+@case(ValueError, "mesh in 1 dimensions", "lattice has 2", of=ANY)
+def evolution_on_a_line(kit: Kit) -> None:
+    _network().as_equation().solve(np.zeros((1, 8, 8)), dolfinx.mesh.create_interval(kit.comm, 4, (0.0, 1.0)))
