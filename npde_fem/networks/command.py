@@ -60,10 +60,18 @@ def convert(interpretation: Interpretation, target: str) -> None:
     """Write what was read as the target's suffix says: ``.json`` the coefficients of each layer, ``.pt`` stock layers.
 
     The stock layers are made anew from the coefficients. The file appears whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If a reaction is no activation of torch, and stock layers are wanted.
     """
     path = Path(target)
     if path.suffix == ".pt":
-        save_network(interpretation.to_torch(), path)
+        try:
+            save_network(interpretation.to_torch(), path)
+        except ValueError as error:
+            raise ValueError(f"convert to {path.name}: {error}; .json has the coefficients") from error
         return
     aside = path.with_name(f".{path.name}.part")
     aside.write_text(json.dumps(interpretation.to_dict(), indent=1) + "\n")

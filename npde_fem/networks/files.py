@@ -49,8 +49,8 @@ def load_network(path: str | os.PathLike[str], boundary: str = "zeros") -> nn.Mo
         raise ValueError(
             f"{path} needs code that is not torch's own to be read; a module of stock layers or a state_dict allowed"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of torch.save: {error}") from error
+    except (RuntimeError, EOFError, LookupError, ValueError) as error:  # what torch's reader makes of other files
+        raise ValueError(f"{path} is no file of torch.save: {type(error).__name__}: {error}") from error
     if isinstance(found, nn.Module):
         return found.eval()
     if isinstance(found, Mapping) and all(isinstance(value, torch.Tensor) for value in found.values()):
@@ -94,13 +94,21 @@ def _of_weights(path: Path, weights: Mapping[str, torch.Tensor], boundary: str) 
 
 
 def save_network(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a module with ``torch.save``, whole or not at all; :func:`load_network` reads it if its layers are torch's.
+    """Write a module of torch's own layers with ``torch.save``, whole or not at all; :func:`load_network` reads it.
 
     Raises
     ------
+    ValueError
+        If a layer is not torch's own.
     OSError
         If the folder cannot be written.
     """
+    for name, part in module.named_modules():
+        if type(part) not in _STOCK:
+            raise ValueError(
+                f"layer {name or type(part).__name__!r} is a {type(part).__name__}, no layer of torch; the file would "
+                "need code to be read"
+            )
     path = Path(path)
     aside = path.with_name(f".{path.name}.part")
     torch.save(module, aside)
