@@ -265,3 +265,13 @@ def test_bad_types_and_states_are_named():
             network(torch.zeros(3))
     with pytest.raises(ValueError, match="a scheme of its own"):
         mlp(grid=Lattice((3,))).as_equation().solve(np.zeros((1, 3)), comm=SELF, substeps=2)
+
+
+@pytest.mark.parametrize("given", [(4,), (1, 4), "tensor"])
+def test_inputs_alone_are_the_state_of_the_first_neurons(given):
+    torch.manual_seed(0)
+    network = mlp((4, 9, 3), reaction="tanh", readout=2, dtype=DOUBLE)
+    u = torch.randn(1, 4, dtype=DOUBLE, requires_grad=True)
+    start = u if given == "tensor" else u.detach().numpy().reshape(given)
+    found = network.as_equation().solve(start, comm=SELF, progress=False)
+    np.testing.assert_allclose(found.observed, network(u)[0].detach(), rtol=0, atol=1e-14)

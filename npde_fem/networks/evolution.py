@@ -34,6 +34,7 @@ from npde_fem.parameter import Parameter
 from npde_fem.solve import Lie, Scheme, Solution, solve, stable_step
 
 import numpy as np
+import torch
 import ufl
 from mpi4py import MPI
 from ufl.core.expr import Expr
@@ -262,6 +263,8 @@ class Evolution:
     readout
         Weight ``(n, C_out * points)`` and bias ``(n,)`` (or None) of a linear observation of the final state, flattened
         as torch does: channels slowest, the last axis of space fastest.
+    inputs
+        Neurons of the input, the first ones of the lattice, where layers are narrower than it is.
 
     Attributes
     ----------
@@ -276,7 +279,9 @@ class Evolution:
         If phases do not fit each other, or the read-out does not fit the final state.
     """
 
-    def __init__(self, phases: Sequence[Phase], readout: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self, phases: Sequence[Phase], readout: tuple[Any, Any] | None = None, inputs: int | None = None
+    ) -> None:
         if not phases:
             raise ValueError("Evolution: no phases given; at least one allowed")
         merged: list[Phase] = []
@@ -288,7 +293,7 @@ class Evolution:
             if last is not None:
                 _check_sequence(len(merged), last, phase)
             merged.append(phase)
-        self.phases = tuple(merged)
+        self.phases, self._inputs = tuple(merged), inputs
         self.readout = None if readout is None else self._checked_readout(*readout)
 
     def _checked_readout(self, weight: Any, bias: Any) -> tuple[Array, Array]:
@@ -356,10 +361,11 @@ class Evolution:
         ----------
         u0
             The input. An array or tensor of shape ``(C_in, *shape)`` at the lattice's points, the same on every rank;
-            on finer lattices and meshes it is multilinear between the points, and beyond them as the lattice's boundary
-            says. On a finer lattice also of that one's shape, and on lattices of the shape of the points that this rank
-            owns. Or a callable of x ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of
-            another evolution on the same lattice or mesh, whose final state is gone on from.
+            of a perceptron also its inputs alone, ``(n,)`` or ``(1, n)``. On finer lattices and meshes it is
+            multilinear between the points, and beyond them as the lattice's boundary says. On a finer lattice also of
+            that one's shape, and on lattices of the shape of the points that this rank owns. Or a callable of x
+            ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of another evolution on the
+            same lattice or mesh, whose final state is gone on from.
         on
             None for finite differences on the lattice; a DOLFINx mesh of any domain for finite elements of degree 1
             with a lumped mass, or a function space, whose degree is taken.
@@ -399,7 +405,7 @@ class Evolution:
         itself = place.own and substeps == 1 and not implicit
         checked = not itself if checked is None else checked
         ended: list[Ended] = []
-        t, state = 0.0, u0.ended[-1] if isinstance(u0, EvolutionResult) else u0
+        t, state = 0.0, u0.ended[-1] if isinstance(u0, EvolutionResult) else self._widened(u0)
         for k, phase in enumerate(self.phases):
             problem = place.problem(phase)
             values = place.initial(state, phase, problem)
@@ -418,6 +424,13 @@ class Evolution:
             ended.append(state)
             t = end
         return EvolutionResult(self, tuple(ended))
+
+    def _widened(self, u0: Any) -> Any:
+        """Return what was given, or the state of the lattice whose first neurons are the inputs that were given."""
+        if self._inputs is None or np.shape(u0) not in {(self._inputs,), (1, self._inputs)}:
+            return u0
+        values = u0.detach().cpu().numpy() if isinstance(u0, torch.Tensor) else np.asarray(u0)
+        return np.pad(values.reshape(1, -1), ((0, 0), (0, self.lattice.size - self._inputs)))
 
     def _check_place(self, place: Place, implicit: bool) -> None:
         for k, phase in enumerate(self.phases):

@@ -217,7 +217,7 @@ class NonlocalMLP(_MLP):
         """
         lattice = self.lattice
         phases = [Phase(self._equation(step, k, lattice), lattice, self.dt) for k, step in enumerate(self._layers())]
-        return Evolution(phases, self._observation(lattice.size, self.widths[-1]))
+        return Evolution(phases, self._observation(lattice.size, self.widths[-1]), inputs=self.widths[0])
 
     def _equation(self, step: NonlocalStep, layer: int, lattice: Lattice) -> NPDE:
         (n_out, n_in), n = step.kernel.shape, lattice.size
