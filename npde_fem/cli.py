@@ -187,7 +187,7 @@ def _add_networks(commands: Any) -> None:
         "each layer as a table, a figure (--plot), numbers (--json).  convert: write FILE.pt (stock layers of torch,\n"
         "for torch.load) or FILE.json (the coefficients of every layer).",
         epilog="SOURCE is an equation (" + ", ".join(_GENERATED) + "), of which a convolutional network is made; a\n"
-        "file of torch.save: a module of stock layers, or a state_dict; or a FILE.json that convert wrote, whose units\n"
+        "file of torch.save: a module of stock layers, or a state_dict; or FILE.json that convert wrote, whose units\n"
         "are its own. Each layer is one step of length --dt on points --spacing apart. Files are read without running\n"
         "code in them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

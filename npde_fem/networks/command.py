@@ -93,7 +93,10 @@ def convert(interpretation: Interpretation, target: str) -> None:
     ValueError
         If stock layers are wanted and there is a reaction that is none.
     """
-    if Path(target).suffix == ".pt":
-        save_network(interpretation.to_torch(), target)
-    else:
+    if Path(target).suffix != ".pt":
         save_interpretation(interpretation, target)
+        return
+    try:
+        save_network(interpretation.to_torch(), target)
+    except ValueError as error:
+        raise ValueError(f"{error}; --output FILE.json takes any") from error

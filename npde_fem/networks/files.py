@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from npde_fem.networks.reactions import FixedStep
 from npde_fem.networks.reading.interpret import Interpretation
 
 import torch
@@ -111,10 +112,8 @@ def save_network(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     for name, layer in module.named_modules():
         if type(layer) not in _STOCK:
-            raise ValueError(
-                f"{path}: layer {name!r}, {' '.join(str(layer).split())}, is none of torch's; as coefficients (.json) "
-                "it can be written"
-            )
+            what = f"reaction {layer.reaction.name!r}" if isinstance(layer, FixedStep) else type(layer).__name__
+            raise ValueError(f"{path}: layer {name!r}, {what}, is none of torch's own; those allowed")
     _write(path, lambda aside: torch.save(module, aside))
 
 
