@@ -262,13 +262,15 @@ class Evolution:
     readout
         Weight ``(n, C_out * points)`` and bias ``(n,)`` (or None) of a linear observation of the final state, flattened
         as torch does: channels slowest, the last axis of space fastest.
+    inputs
+        Of a perceptron: neurons that its input has, the first points of the lattice. None: its input is a state.
 
     Attributes
     ----------
     phases
         The phases.
-    readout
-        As given, float64.
+    readout, inputs
+        As given; the read-out in float64.
 
     Raises
     ------
@@ -276,7 +278,9 @@ class Evolution:
         If phases do not fit each other, or the read-out does not fit the final state.
     """
 
-    def __init__(self, phases: Sequence[Phase], readout: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self, phases: Sequence[Phase], readout: tuple[Any, Any] | None = None, inputs: int | None = None
+    ) -> None:
         if not phases:
             raise ValueError("Evolution: no phases given; at least one allowed")
         merged: list[Phase] = []
@@ -288,7 +292,7 @@ class Evolution:
             if last is not None:
                 _check_sequence(len(merged), last, phase)
             merged.append(phase)
-        self.phases = tuple(merged)
+        self.phases, self.inputs = tuple(merged), inputs
         self.readout = None if readout is None else self._checked_readout(*readout)
 
     def _checked_readout(self, weight: Any, bias: Any) -> tuple[Array, Array]:
@@ -358,8 +362,9 @@ class Evolution:
             The input. An array or tensor of shape ``(C_in, *shape)`` at the lattice's points, the same on every rank;
             on finer lattices and meshes it is multilinear between the points, and beyond them as the lattice's boundary
             says. On a finer lattice also of that one's shape, and on lattices of the shape of the points that this rank
-            owns. Or a callable of x ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of
-            another evolution on the same lattice or mesh, whose final state is gone on from.
+            owns. Of a perceptron also an input of the network, ``(n_in,)`` or ``(1, n_in)``: other neurons are zero. Or a
+            callable of x ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of another
+            evolution on the same lattice or mesh, whose final state is gone on from.
         on
             None for finite differences on the lattice; a DOLFINx mesh of any domain for finite elements of degree 1
             with a lumped mass, or a function space, whose degree is taken.
@@ -402,7 +407,7 @@ class Evolution:
         t, state = 0.0, u0.ended[-1] if isinstance(u0, EvolutionResult) else u0
         for k, phase in enumerate(self.phases):
             problem = place.problem(phase)
-            values = place.initial(state, phase, problem)
+            values = place.initial(state, phase, problem, self.inputs if k == 0 else None)
             try:
                 if checked:
                     problem.check_diffusion(t, values)
