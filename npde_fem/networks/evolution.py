@@ -362,7 +362,7 @@ class Evolution:
             The input. An array or tensor of shape ``(C_in, *shape)`` at the lattice's points, the same on every rank;
             on finer lattices and meshes it is multilinear between the points, and beyond them as the lattice's boundary
             says. On a finer lattice also of that one's shape, and on lattices of the shape of the points that this rank
-            owns. Of a perceptron also an input of the network, ``(n_in,)`` or ``(1, n_in)``: other neurons are zero. Or a
+            owns. Of a perceptron instead also its own input ``(n_in,)`` or ``(1, n_in)``: other neurons are zero. Or a
             callable of x ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of another
             evolution on the same lattice or mesh, whose final state is gone on from.
         on

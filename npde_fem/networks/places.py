@@ -118,8 +118,9 @@ class Place(ABC):
         with alike(self.comm):
             array = as_numbers("u0", u0.detach().cpu().numpy() if isinstance(u0, torch.Tensor) else u0)
             few = [] if inputs is None else [(inputs,), (1, inputs)]
-            # An array of some inputs must not be taken for that of the points which a rank owns.
-            shapes = [*self._shapes(phase), *([] if few else self._owned(problem))]
+            # The inputs of some neurons must not be taken for the points that a rank owns.
+            owned = self._owned(problem) if inputs in (None, phase.lattice.size) else []
+            shapes = [*self._shapes(phase), *owned]
             allowed = [*few, *((channels, *shape) for shape in shapes)]
             if array.shape not in allowed:
                 told = " or ".join(str(shape) for shape in dict.fromkeys(allowed))

@@ -307,7 +307,8 @@ def _module(fields: _Fields, kind: str) -> nn.Module:
         try:
             made.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"{fields.where}: 'weights' are none of a {kind}: {error}") from error
+            told = " ".join(str(error).split())
+            raise ValueError(f"{fields.where}: 'weights' are none of a {kind}: {told}") from error
     return made.eval()
 
 
@@ -327,8 +328,8 @@ def _value(value: Any, where: str) -> Any:
 
 def _tensor(data: Any, where: str) -> torch.Tensor:
     fields = _Fields(data, where)
-    dtype = _DTYPES[fields.one_of("dtype", tuple(_DTYPES))]
+    dtype, values = _DTYPES[fields.one_of("dtype", tuple(_DTYPES))], fields.get("values")
     try:
-        return torch.tensor(fields.get("values"), dtype=dtype)
+        return torch.tensor(values, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: 'values' are no numbers in nested lists of one shape") from error
