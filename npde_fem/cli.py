@@ -186,18 +186,21 @@ def _add_networks(commands: Any) -> None:
         description="show: the parameters, the stock layers and the equation of each.  interpret: the equation of\n"
         "each layer as a table, a figure (--plot), numbers (--json).  convert: write FILE.pt (stock layers of torch,\n"
         "for torch.load) or FILE.json (the coefficients of every layer).",
-        epilog="SOURCE is an equation (" + ", ".join(_GENERATED) + "), of which a convolutional network is made, or a\n"
-        "file of torch.save: a module of stock layers, or a state_dict. Each layer is one step of length --dt on\n"
-        "points --spacing apart. Files are read without running code in them.",
+        epilog="SOURCE is an equation (" + ", ".join(_GENERATED) + "), of which a convolutional network is made; a\n"
+        "file of torch.save: a module of stock layers, or a state_dict; or FILE.json that convert wrote, whose units\n"
+        "are its own. Each layer is one step of length --dt on points --spacing apart. Files are read without running\n"
+        "code in them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     c.add_argument("action", choices=("show", "convert", "interpret"))
-    c.add_argument("source", metavar="SOURCE", help="an equation or FILE.pt")
+    c.add_argument("source", metavar="SOURCE", help="an equation, FILE.pt or FILE.json")
     c.add_argument("--output", type=_file(".pt", ".json"), metavar="FILE", help="convert: what to write")
-    c.add_argument("--spacing", type=_positive(float), default=1.0, metavar="H", help="distance of points (default 1)")
-    c.add_argument("--dt", type=_positive(float), default=1.0, help="time that a layer stands for (default 1)")
+    c.add_argument("--spacing", type=_positive(float), metavar="H", help="distance of points (default 1)")
+    c.add_argument("--dt", type=_positive(float), help="time that a layer stands for (default 1)")
     c.add_argument(
-        "--boundary", choices=("zeros", "replicate", "reflect", "circular"), default="zeros", help="(default zeros)"
+        "--boundary",
+        choices=("zeros", "replicate", "reflect", "circular"),
+        help="padding, of an equation's network or a state_dict's (default zeros)",
     )
     c.add_argument(
         "--shape",
@@ -206,7 +209,7 @@ def _add_networks(commands: Any) -> None:
         metavar="N",
         help="points of an equation's lattice (32 32); rows and columns of the neurons of a Linear or RNN",
     )
-    c.add_argument("--steps", type=_positive(int), default=1, metavar="N", help="layers of an equation (default 1)")
+    c.add_argument("--steps", type=_positive(int), metavar="N", help="layers of an equation (default 1)")
     c.add_argument(
         "--set", type=_setting, nargs="+", default=[], metavar="NAME=NUMBER", help="coefficients of an equation"
     )
@@ -589,8 +592,9 @@ def _networks(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     if (arguments.action == "convert") != bool(arguments.output):
         raise ValueError("--output: convert needs it, show and interpret have none")
     is_equation = arguments.source in _GENERATED
-    if arguments.set and not is_equation:
-        raise ValueError(f"--set: for equations ({', '.join(_GENERATED)}) only")
+    idle = [name for name in ("set", "steps") if getattr(arguments, name) and not is_equation]
+    if idle:
+        raise ValueError(f"{', '.join(f'--{name}' for name in idle)}: for equations ({', '.join(_GENERATED)}) only")
     if not is_equation and not Path(arguments.source).is_file():
         raise ValueError(
             f"no file {arguments.source!r}, and no such equation: {_hint(arguments.source, _GENERATED)}"
@@ -598,18 +602,18 @@ def _networks(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         )
 
     def work() -> tuple[str, list[dict[str, Any]]]:
-        from npde_fem.networks import command  # torch takes longer to import than all the rest
+        from npde_fem.networks import command, interpret  # torch takes longer to import than all the rest
 
-        units = arguments.spacing, arguments.dt
         network: Any
         if is_equation:
-            shape = arguments.shape or (32, 32)
-            steps, values = arguments.steps, dict(arguments.set)
-            network = command.generated(arguments.source, shape, *units, steps, arguments.boundary, values)
-            found = command.interpret(network, spacing=arguments.spacing, dt=arguments.dt)
+            units = arguments.spacing or 1.0, arguments.dt or 1.0
+            shape, steps = arguments.shape or (32, 32), arguments.steps or 1
+            boundary, values = arguments.boundary or "zeros", dict(arguments.set)
+            network = command.generated(arguments.source, shape, *units, steps, boundary, values)
+            found = interpret(network)
         else:
-            network = command.load_network(arguments.source, arguments.boundary)
-            found = command.interpret(network, spacing=arguments.spacing, dt=arguments.dt, shape=arguments.shape)
+            given = {name: getattr(arguments, name) for name in ("spacing", "dt", "shape")}
+            network, found = command.read(arguments.source, given, arguments.boundary)
         if arguments.plot:
             found.plot(arguments.plot)
         if arguments.action == "convert":

@@ -1,5 +1,7 @@
 """Perceptrons: integral equations, and implicit steps of local equations, are stock networks and solves."""
 
+import re
+
 import npde_fem as npde
 from npde_fem.networks import Lattice, Pooling, mlp
 from npde_fem.networks.generated.mlp import LocalStep, NonlocalStep
@@ -267,11 +269,46 @@ def test_bad_types_and_states_are_named():
         mlp(grid=Lattice((3,))).as_equation().solve(np.zeros((1, 3)), comm=SELF, substeps=2)
 
 
-@pytest.mark.parametrize("given", [(4,), (1, 4), "tensor"])
-def test_inputs_alone_are_the_state_of_the_first_neurons(given):
+# ----------------------------------------------------------------------------------------- inputs of few neurons
+
+
+@pytest.mark.parametrize("refine", [1, 2])
+@pytest.mark.parametrize("shape", [(6,), (1, 6)])
+def test_solve_takes_an_input_of_the_network(shape, refine):
     torch.manual_seed(0)
-    network = mlp((4, 9, 3), reaction="tanh", readout=2, dtype=DOUBLE)
-    u = torch.randn(1, 4, dtype=DOUBLE, requires_grad=True)
-    start = u if given == "tensor" else u.detach().numpy().reshape(given)
-    found = network.as_equation().solve(start, comm=SELF, progress=False)
-    np.testing.assert_allclose(found.observed, network(u)[0].detach(), rtol=0, atol=1e-14)
+    network = mlp((6, 9, 4), reaction="tanh", readout=3, dt=0.3, spacing=0.5, dtype=DOUBLE)
+    u = torch.rand(6, dtype=DOUBLE)
+    expected, padded = outputs(network, u[None])[0], np.zeros((1, 9))
+    padded[0, :6] = u
+    equation = network.as_equation()
+    found = equation.solve(u.reshape(shape), comm=SELF, refine=refine, progress=False).observed
+    whole = equation.solve(padded, comm=SELF, refine=refine, progress=False).observed
+    assert np.array_equal(found, whole)
+    if refine == 1:
+        assert np.abs(found - expected).max() < 1e-12
+        assert np.abs(expected).max() > 0.1
+
+
+def test_images_may_be_flat():
+    torch.manual_seed(0)
+    network = mlp(grid=Lattice((4, 3), 0.2), steps=2, reaction="tanh", scheme="explicit", dtype=DOUBLE)
+    u = torch.rand(1, 12, dtype=DOUBLE)
+    for given in (u, u[0].tolist(), u.reshape(1, 4, 3)):
+        found = network.as_equation().solve(given, comm=SELF, progress=False)
+        assert np.abs(found.array().ravel() - outputs(network, u)[0]).max() < 1e-12
+
+
+def test_perceptrons_that_were_read_take_their_input():
+    stock = torch.nn.Sequential(torch.nn.Linear(5, 12), torch.nn.Tanh(), torch.nn.Linear(12, 2)).double()
+    u = torch.rand(5, dtype=DOUBLE)
+    for options in ({}, {"shape": (3, 4)}):
+        equation = npde.networks.interpret(stock, **options).to_npde()
+        assert np.abs(equation.solve(u, comm=SELF, progress=False).observed - outputs(stock, u)).max() < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 5), (6, 1), (2, 6), (1, 1, 9)])
+def test_inputs_of_other_widths_are_refused(shape):
+    with pytest.raises(
+        ValueError, match=rf"u0: array of shape {re.escape(str(shape))} given; \(6,\) or \(1, 6\) or \(1, 9\)"
+    ):
+        mlp((6, 9, 4)).as_equation().solve(np.zeros(shape), comm=SELF)

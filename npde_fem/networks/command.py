@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from npde_fem import physics
 from npde_fem.equation import NPDE
-from npde_fem.networks.files import load_network, save_network
+from npde_fem.networks.files import load_interpretation, load_network, save_interpretation, save_network
 from npde_fem.networks.generated.cnn import CNN, cnn
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.reading.interpret import Interpretation, interpret
@@ -18,7 +18,7 @@ from npde_fem.parameter import Parameter
 import torch
 from torch import nn
 
-__all__ = ["EQUATIONS", "convert", "generated", "interpret", "load_network", "show"]
+__all__ = ["EQUATIONS", "convert", "generated", "read", "show"]
 
 EQUATIONS: dict[str, Callable[..., NPDE]] = {
     "heat": physics.heat,
@@ -49,6 +49,33 @@ def generated(
     return cnn(make(**coefficients), grid=lattice, steps=steps, dt=dt, dtype=torch.float64)
 
 
+def read(path: str, units: Mapping[str, Any], boundary: str | None) -> tuple[nn.Module, Interpretation]:
+    """Return the stock network that a file has, and its interpretation.
+
+    Parameters
+    ----------
+    path
+        A file ``.json`` that :func:`convert` wrote, or one of ``torch.save``.
+    units
+        Arguments of :func:`~npde_fem.networks.interpret`: ``spacing``, ``dt``, ``shape``; None where not given.
+    boundary
+        Padding of the convolutions of a ``state_dict``.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or has what is given already.
+    """
+    if Path(path).suffix != ".json":
+        network = load_network(path, boundary)
+        return network, interpret(network, **units)
+    own = [name for name, value in {**units, "boundary": boundary}.items() if value is not None]
+    if own:
+        raise ValueError(f"{', '.join(f'--{name}' for name in own)}: not for {path}, which has its own")
+    found = load_interpretation(path)
+    return found.to_torch(), found
+
+
 def show(network: nn.Module, interpretation: Interpretation) -> str:
     """Return text about a network: its parameters, the stock layers that it is, and the equation of each."""
     parts = [network.describe()] if isinstance(network, CNN) else []
@@ -64,15 +91,12 @@ def convert(interpretation: Interpretation, target: str) -> None:
     Raises
     ------
     ValueError
-        If a reaction is no activation of torch, and stock layers are wanted.
+        If stock layers are wanted and there is a reaction that is none.
     """
-    path = Path(target)
-    if path.suffix == ".pt":
-        try:
-            save_network(interpretation.to_torch(), path)
-        except ValueError as error:
-            raise ValueError(f"convert to {path.name}: {error}; .json has the coefficients") from error
+    if Path(target).suffix != ".pt":
+        save_interpretation(interpretation, target)
         return
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(interpretation.to_dict(), indent=1) + "\n")
-    aside.replace(path)
+    try:
+        save_network(interpretation.to_torch(), target)
+    except ValueError as error:
+        raise ValueError(f"{error}; --output FILE.json takes any") from error

@@ -34,7 +34,6 @@ from npde_fem.parameter import Parameter
 from npde_fem.solve import Lie, Scheme, Solution, solve, stable_step
 
 import numpy as np
-import torch
 import ufl
 from mpi4py import MPI
 from ufl.core.expr import Expr
@@ -264,14 +263,14 @@ class Evolution:
         Weight ``(n, C_out * points)`` and bias ``(n,)`` (or None) of a linear observation of the final state, flattened
         as torch does: channels slowest, the last axis of space fastest.
     inputs
-        Neurons of the input, the first ones of the lattice, where layers are narrower than it is.
+        Of a perceptron: neurons that its input has, the first points of the lattice. None: its input is a state.
 
     Attributes
     ----------
     phases
         The phases.
-    readout
-        As given, float64.
+    readout, inputs
+        As given; the read-out in float64.
 
     Raises
     ------
@@ -293,7 +292,7 @@ class Evolution:
             if last is not None:
                 _check_sequence(len(merged), last, phase)
             merged.append(phase)
-        self.phases, self._inputs = tuple(merged), inputs
+        self.phases, self.inputs = tuple(merged), inputs
         self.readout = None if readout is None else self._checked_readout(*readout)
 
     def _checked_readout(self, weight: Any, bias: Any) -> tuple[Array, Array]:
@@ -361,11 +360,11 @@ class Evolution:
         ----------
         u0
             The input. An array or tensor of shape ``(C_in, *shape)`` at the lattice's points, the same on every rank;
-            of a perceptron also its inputs alone, ``(n,)`` or ``(1, n)``. On finer lattices and meshes it is
-            multilinear between the points, and beyond them as the lattice's boundary says. On a finer lattice also of
-            that one's shape, and on lattices of the shape of the points that this rank owns. Or a callable of x
-            ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of another evolution on the
-            same lattice or mesh, whose final state is gone on from.
+            on finer lattices and meshes it is multilinear between the points, and beyond them as the lattice's boundary
+            says. On a finer lattice also of that one's shape, and on lattices of the shape of the points that this rank
+            owns. Of a perceptron instead also its own input ``(n_in,)`` or ``(1, n_in)``: other neurons are zero. Or a
+            callable of x ``(d, n)`` that returns ``(C_in, n)``; a function on the mesh; or the result of another
+            evolution on the same lattice or mesh, whose final state is gone on from.
         on
             None for finite differences on the lattice; a DOLFINx mesh of any domain for finite elements of degree 1
             with a lumped mass, or a function space, whose degree is taken.
@@ -405,10 +404,10 @@ class Evolution:
         itself = place.own and substeps == 1 and not implicit
         checked = not itself if checked is None else checked
         ended: list[Ended] = []
-        t, state = 0.0, u0.ended[-1] if isinstance(u0, EvolutionResult) else self._widened(u0)
+        t, state = 0.0, u0.ended[-1] if isinstance(u0, EvolutionResult) else u0
         for k, phase in enumerate(self.phases):
             problem = place.problem(phase)
-            values = place.initial(state, phase, problem)
+            values = place.initial(state, phase, problem, self.inputs if k == 0 else None)
             try:
                 if checked:
                     problem.check_diffusion(t, values)
@@ -424,13 +423,6 @@ class Evolution:
             ended.append(state)
             t = end
         return EvolutionResult(self, tuple(ended))
-
-    def _widened(self, u0: Any) -> Any:
-        """Return what was given, or the state of the lattice whose first neurons are the inputs that were given."""
-        if self._inputs is None or np.shape(u0) not in {(self._inputs,), (1, self._inputs)}:
-            return u0
-        values = u0.detach().cpu().numpy() if isinstance(u0, torch.Tensor) else np.asarray(u0)
-        return np.pad(values.reshape(1, -1), ((0, 0), (0, self.lattice.size - self._inputs)))
 
     def _check_place(self, place: Place, implicit: bool) -> None:
         for k, phase in enumerate(self.phases):

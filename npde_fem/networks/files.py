@@ -1,24 +1,28 @@
-"""Networks in files: what ``torch.save`` wrote, read without running code that is in it."""
+"""Networks in files: what ``torch.save`` wrote, or JSON, read without running code that is in it."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from npde_fem.networks.reactions import FixedStep
+from npde_fem.networks.reading.interpret import Interpretation
 
 import torch
 from torch import nn
 
-__all__ = ["load_network", "save_network"]
+__all__ = ["load_interpretation", "load_network", "save_interpretation", "save_network"]
 
 # The layers of torch itself: a file may name them, and no code besides.
 _STOCK: list[Any] = [kind for kind in vars(nn).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 
-def load_network(path: str | os.PathLike[str], boundary: str = "zeros") -> nn.Module:
+def load_network(path: str | os.PathLike[str], boundary: str | None = None) -> nn.Module:
     """Read a network from a file of ``torch.save``: a module of torch's own layers, or a ``state_dict``.
 
     A ``state_dict`` says what the weights are, not what runs between them: each weight of 3 to 5 axes becomes a
@@ -30,18 +34,17 @@ def load_network(path: str | os.PathLike[str], boundary: str = "zeros") -> nn.Mo
     path
         The file.
     boundary
-        Padding of the convolutions of a ``state_dict``, as torch names it.
+        Padding of the convolutions of a ``state_dict``, as torch names it; zeros by default. A module has its own.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no file of torch, names code besides torch's layers, or has no weights that are known.
+        If it is no file of torch, names code besides torch's layers, or has no weights that are known; or if a boundary
+        is given for a module.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+    path = _found(path)
     try:
         with torch.serialization.safe_globals(_STOCK):
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -52,9 +55,13 @@ def load_network(path: str | os.PathLike[str], boundary: str = "zeros") -> nn.Mo
     except (RuntimeError, EOFError, LookupError, ValueError) as error:  # what torch's reader makes of other files
         raise ValueError(f"{path} is no file of torch.save: {type(error).__name__}: {error}") from error
     if isinstance(found, nn.Module):
+        if boundary is not None:
+            raise ValueError(
+                f"boundary = {boundary!r} given; {path} holds a module, whose layers have their own padding"
+            )
         return found.eval()
     if isinstance(found, Mapping) and all(isinstance(value, torch.Tensor) for value in found.values()):
-        return _of_weights(path, found, boundary)
+        return _of_weights(path, found, boundary or "zeros")
     raise ValueError(f"{path} holds {type(found).__name__}; a module of stock layers or a state_dict allowed")
 
 
@@ -99,17 +106,61 @@ def save_network(module: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        If a layer is not torch's own.
+        If a layer is none of torch's: it is named.
     OSError
         If the folder cannot be written.
     """
-    for name, part in module.named_modules():
-        if type(part) not in _STOCK:
-            raise ValueError(
-                f"layer {name or type(part).__name__!r} is a {type(part).__name__}, no layer of torch; the file would "
-                "need code to be read"
-            )
+    for name, layer in module.named_modules():
+        if type(layer) not in _STOCK:
+            what = f"reaction {layer.reaction.name!r}" if isinstance(layer, FixedStep) else type(layer).__name__
+            raise ValueError(f"{path}: layer {name!r}, {what}, is none of torch's own, which alone are allowed")
+    _write(path, lambda aside: torch.save(module, aside))
+
+
+def load_interpretation(path: str | os.PathLike[str]) -> Interpretation:
+    """Read what :func:`save_interpretation` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no JSON, or a key is missing or has a value that is not allowed.
+    """
+    path = _found(path)
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:  # neither JSON nor text
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    try:
+        return Interpretation.from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def save_interpretation(interpretation: Interpretation, path: str | os.PathLike[str]) -> None:
+    """Write an interpretation's numbers as JSON, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    text = json.dumps(interpretation.to_dict(), indent=1) + "\n"
+    _write(path, lambda aside: aside.write_text(text))
+
+
+def _found(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    return Path(path)
+
+
+def _write(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
     path = Path(path)
     aside = path.with_name(f".{path.name}.part")
-    torch.save(module, aside)
-    aside.replace(path)
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -101,8 +101,11 @@ class Place(ABC):
         With ``pool`` after the phase's pooling.
         """
 
-    def initial(self, u0: Any, phase: Phase, problem: Semidiscrete) -> Array:
-        """Return the values that given data have (see ``Evolution.solve``), other channels zero (collective)."""
+    def initial(self, u0: Any, phase: Phase, problem: Semidiscrete, inputs: int | None = None) -> Array:
+        """Return the values that given data have (see ``Evolution.solve``), other channels zero (collective).
+
+        With ``inputs`` arrays may have so many numbers, those of the lattice's first points; the others are zero then.
+        """
         channels = phase.channels[0]
         if isinstance(u0, Ended):
             return self.carried(u0, phase, problem)
@@ -114,17 +117,29 @@ class Place(ABC):
             return problem.initial(_of_components(u0, channels, problem, phase.lattice.dim))
         with alike(self.comm):
             array = as_numbers("u0", u0.detach().cpu().numpy() if isinstance(u0, torch.Tensor) else u0)
-            allowed = [(channels, *shape) for shape in self._shapes(phase, problem)]
+            few = [] if inputs is None else [(inputs,), (1, inputs)]
+            # The inputs of some neurons must not be taken for the points that a rank owns.
+            owned = self._owned(problem) if inputs in (None, phase.lattice.size) else []
+            shapes = [*self._shapes(phase), *owned]
+            allowed = [*few, *((channels, *shape) for shape in shapes)]
             if array.shape not in allowed:
-                shapes = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
+                told = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
                 raise ValueError(
-                    f"u0: array of shape {array.shape} given; {shapes} (channels, then points along each axis) allowed"
+                    f"u0: array of shape {array.shape} given; {told} (channels, then points along each axis) allowed"
                 )
+        if array.shape in few:
+            whole = np.zeros((1, phase.lattice.size))
+            whole[0, :inputs] = array.ravel()
+            array = whole.reshape(1, *phase.lattice.shape)
         return self._placed(array, phase, problem)
 
-    def _shapes(self, phase: Phase, problem: Semidiscrete) -> list[tuple[int, ...]]:
-        """Return the shapes of points that arrays may have."""
+    def _shapes(self, phase: Phase) -> list[tuple[int, ...]]:
+        """Return the shapes of points that arrays of all of them may have."""
         return [phase.lattice.shape]
+
+    def _owned(self, problem: Semidiscrete) -> list[tuple[int, ...]]:
+        """Return the shape of the points that this rank owns, where arrays may have them."""
+        return []
 
     def _placed(self, array: Array, phase: Phase, problem: Semidiscrete) -> Array:
         """Return the values of an array of one of these shapes: here between the points of the phase's lattice."""
@@ -149,8 +164,11 @@ class OnLattices(Place):
         lattice = self.lattice(phase)
         return FD(phase.equation, lattice.grid(self.comm), lattice.conditions)
 
-    def _shapes(self, phase: Phase, problem: Any) -> list[tuple[int, ...]]:
-        return [phase.lattice.shape, self.lattice(phase).shape, problem.layout.local]
+    def _shapes(self, phase: Phase) -> list[tuple[int, ...]]:
+        return [phase.lattice.shape, self.lattice(phase).shape]
+
+    def _owned(self, problem: Any) -> list[tuple[int, ...]]:
+        return [problem.layout.local]
 
     def _placed(self, array: Array, phase: Phase, problem: Any) -> Array:
         if array.shape[1:] not in (self.lattice(phase).shape, problem.layout.local):

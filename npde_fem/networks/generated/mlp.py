@@ -213,11 +213,12 @@ class NonlocalMLP(_MLP):
     def as_equation(self) -> Evolution:
         """Return the equations of the layers on the neurons of the widest one; ``observed`` is the network's output.
 
-        Neurons beyond a layer's width count nothing: its matrix has zeros there.
+        ``solve`` takes an input of the network, ``(n_in,)`` or ``(1, n_in)``. Neurons beyond a layer's width count
+        nothing: its matrix has zeros there.
         """
         lattice = self.lattice
         phases = [Phase(self._equation(step, k, lattice), lattice, self.dt) for k, step in enumerate(self._layers())]
-        return Evolution(phases, self._observation(lattice.size, self.widths[-1]), inputs=self.widths[0])
+        return Evolution(phases, self._observation(lattice.size, self.widths[-1]), self.widths[0])
 
     def _equation(self, step: NonlocalStep, layer: int, lattice: Lattice) -> NPDE:
         (n_out, n_in), n = step.kernel.shape, lattice.size
@@ -432,7 +433,7 @@ class LocalMLP(_MLP):
         for k, step in enumerate(self.steps):
             equation = _local_equation(step, self.reaction, f"layer {k}")  # type: ignore[arg-type]
             phases.append(Phase(equation, self.lattice, self.dt, each, scheme=_SCHEME if self.implicit else None))
-        return Evolution(phases, self._observation(self.lattice.size, self.lattice.size))
+        return Evolution(phases, self._observation(self.lattice.size, self.lattice.size), self.lattice.size)
 
 
 _SCHEME = Scheme(

@@ -44,7 +44,7 @@ class Skip(nn.Module):
         return value
 
 
-class _Rate(nn.Module):
+class Rate(nn.Module):
     """The rate of a reaction as a module."""
 
     def __init__(self, reaction: Reaction) -> None:
@@ -104,7 +104,7 @@ class Residual(Reaction):
     def as_torch(self, dt: float = 1.0) -> nn.Module:
         """Return a residual connection around f."""
         f = copy.deepcopy(self.f)
-        return Skip(_Rate(f) if isinstance(f, Reaction) else f, dt)
+        return Skip(Rate(f) if isinstance(f, Reaction) else f, dt)
 
     def flow(self, u: Expr, dt: Any = 1.0) -> Expr:
         """Return u + dt f(u) in UFL."""

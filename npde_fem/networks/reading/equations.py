@@ -295,7 +295,8 @@ def _dense(
         else:
             chain.react(part)  # type: ignore[arg-type]
     chain.finish()
-    return Evolution(chain.phases, (np.eye(readings[-1].channels[1], chain.lattice.size), None))
+    readout = np.eye(readings[-1].channels[1], chain.lattice.size), None
+    return Evolution(chain.phases, readout, readings[0].channels[0])
 
 
 def _matrix_equation(part: Nonlocal) -> Callable[[Reaction, Lattice], NPDE]:

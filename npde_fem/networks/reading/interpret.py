@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from npde_fem.networks.lattice import BOUNDARIES
 from npde_fem.networks.network import Network
 from npde_fem.networks.reading.reader import READABLE, Reader
 from npde_fem.networks.reading.readings import Nonlocal, Reading, Recurrent, stacked
+from npde_fem.networks.reading.stored import part_from, part_to_dict
 from npde_fem.networks.reading.table import table
 from npde_fem.networks.reading.walk import steps_of
 
@@ -155,8 +156,34 @@ class Interpretation:
         return [row for layer in self.layers for row in layer.rows()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as numbers, lists and strings, fit for JSON."""
-        return {"boundary": self.boundary, "layers": [layer.to_dict() for layer in self.layers]}
+        """Return everything as numbers, lists and strings, fit for JSON: ``boundary``, and ``layers`` in their order.
+
+        Among these are the layers without weights, as kind and arguments. :meth:`from_dict` makes the same
+        interpretation of it; but the reactions of equations (not of torch, and no polynomial) cannot be read again.
+        """
+        return {"boundary": self.boundary, "layers": [part_to_dict(part) for part in self.parts]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Interpretation:
+        """Return the interpretation of which :meth:`to_dict` made a dictionary: all numbers are the same.
+
+        What follows from other numbers (eigenvalues, directions, norms) is not read, but computed of them.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing, or its value has another type or shape than it must have; layer and key are named.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("layers"), list | tuple) or "boundary" not in data:
+            told = f"the keys {', '.join(map(repr, data))}" if isinstance(data, Mapping) else repr(data)
+            raise ValueError(f"Interpretation: {told} given; 'boundary' and 'layers', a list, needed")
+        boundary = data["boundary"]
+        if boundary is not None and (not isinstance(boundary, str) or boundary not in BOUNDARIES):
+            raise ValueError(f"Interpretation: unknown boundary {boundary!r}; allowed: null, {', '.join(BOUNDARIES)}")
+        parts = [part_from(layer, f"Interpretation: layers[{k}]") for k, layer in enumerate(data["layers"])]
+        if not any(isinstance(part, Reading) for part in parts):
+            raise ValueError(f"Interpretation: none of {len(parts)} layers has weights; {READABLE}")
+        return cls(parts, None if boundary is None else BOUNDARIES[boundary])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the layers to a file, which appears whole or not at all; its suffix tells the format.

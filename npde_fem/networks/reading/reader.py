@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-__all__ = ["READABLE", "Reader"]
+__all__ = ["BETWEEN", "READABLE", "Reader"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,6 +29,8 @@ _ACTIVATIONS = (
     *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink),
     *(nn.Softshrink, nn.Hardshrink, nn.Threshold, nn.Softmax, nn.LogSoftmax),
 )
+BETWEEN: tuple[type[nn.Module], ...] = (*_ACTIVATIONS, *_POOLINGS, *_GLOBAL, *_SHAPES)
+"""Layers without an equation of their own that are kept as they are, between those which have one."""
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 READABLE = (
     "Conv1d, Conv2d, Conv3d, Linear, RNN, RNNCell, BatchNorm after them, activations, AvgPool, MaxPool, "
@@ -87,7 +89,7 @@ class Reader:
             raise ValueError(f"{label}, whose gates multiply states; RNN and RNNCell with tanh or ReLU can be read")
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0:
             raise ValueError(f"{label} in training, which is random; call .eval() on the network")
-        known = (*_CONVOLUTIONS, *_NORMS, *_POOLINGS, *_GLOBAL, *_SHAPES, *_ACTIVATIONS, nn.Linear, nn.RNN, nn.RNNCell)
+        known = (*_CONVOLUTIONS, *_NORMS, *BETWEEN, nn.Linear, nn.RNN, nn.RNNCell)
         others = (nn.Identity, nn.modules.dropout._DropoutNd, Take)
         if not isinstance(layer, (*known, *others)) and not is_reaction(layer):
             raise ValueError(f"{label}; {READABLE}")

@@ -135,6 +135,7 @@ class Reading:
         arrays = ("mass", "drift", "diffusion", "eigenvalues", "directions", "source", "rest")
         made: dict[str, Any] = {"name": self.name, "kind": self.kind, "activation": self.activation}
         made |= {"channels": list(self.channels), "spacing": list(self.spacing), "dt": self.dt}
+        made |= {"dtype": str(self.dtype).removeprefix("torch."), "biased": self.biased}
         made |= {name: getattr(self, name).tolist() for name in arrays}
         return made | {"remainder_norm": self.remainder_norm, "remainder": self.remainder}
 
@@ -413,7 +414,9 @@ class Recurrent(Nonlocal):
     def to_dict(self) -> dict[str, Any]:
         strength, centre, width = self.source_places()
         profile = {"sources": self.sources.tolist(), "strengths": strength.tolist()}
-        return super().to_dict() | profile | {"centres": centre.tolist(), "widths": width.tolist()}
+        order = {"batch_first": self.batch_first, "continues": self.continues}
+        profile |= {"centres": centre.tolist(), "widths": width.tolist()}
+        return super().to_dict() | profile | {"input_source": self.input_source.tolist()} | order
 
 
 def stacked(cells: list[Recurrent]) -> nn.Module:
