@@ -42,15 +42,22 @@ def test_weights_alone_make_layers(tmp_path, boundary):
     assert torch.equal(rnn(sequence)[0], network["c"](sequence)[0])
 
 
+def test_modules_have_their_own_padding(tmp_path):
+    save_network(digits(), tmp_path / "n.pt")
+    with pytest.raises(ValueError, match="boundary = 'circular' given; .*n.pt holds a module"):
+        load_network(tmp_path / "n.pt", "circular")
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_network(tmp_path / "nowhere.pt")
     torch.save(Harmful(), tmp_path / "harmful.pt")
-    with pytest.raises(ValueError, match="stock layers or a state_dict"):
+    with pytest.raises(ValueError, match="needs code .*: posix.system; a module of stock layers or a state_dict"):
         load_network(tmp_path / "harmful.pt")
-    (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(ValueError, match="text.pt"):
-        load_network(tmp_path / "text.pt")
+    for content in (b"no network", b"", b"\x89PNG\r\n", (tmp_path / "harmful.pt").read_bytes()[:200]):
+        (tmp_path / "other.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="other.pt is no file of torch.save"):
+            load_network(tmp_path / "other.pt")
     torch.save({"x": torch.zeros(3)}, tmp_path / "empty.pt")
     with pytest.raises(ValueError, match="no weights"):
         load_network(tmp_path / "empty.pt")

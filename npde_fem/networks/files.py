@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,13 @@ def load_network(path: str | os.PathLike[str], boundary: str | None = None) -> n
         with torch.serialization.safe_globals(_STOCK):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no file of torch.save") from error
+        with torch.serialization.safe_globals(_STOCK):
+            foreign = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         raise ValueError(
-            f"{path} needs code that is not torch's own to be read; a module of stock layers or a state_dict allowed"
+            f"{path} needs code that is not torch's own to be read: {foreign}; a module of stock layers or a "
+            "state_dict allowed"
         ) from error
     except (RuntimeError, EOFError, LookupError, ValueError) as error:  # what torch's reader makes of other files
         raise ValueError(f"{path} is no file of torch.save: {type(error).__name__}: {error}") from error
