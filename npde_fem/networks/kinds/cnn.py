@@ -12,8 +12,8 @@ from npde_fem.discretize import Grid
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients
 from npde_fem.networks.evolution import Evolution, Phase, Pooling, equation_of
-from npde_fem.networks.generated.stability import StableTransport, amplification, check_step
-from npde_fem.networks.generated.transport import Transport
+from npde_fem.networks.kinds.stability import StableTransport, amplification, check_step
+from npde_fem.networks.kinds.transport import Transport
 from npde_fem.networks.lattice import BOUNDARIES, Lattice
 from npde_fem.networks.network import Network
 from npde_fem.networks.reactions import Neural, reaction_named
@@ -243,7 +243,7 @@ def cnn(
     remainder
         Whether layers have a remainder. By default if the coefficients have one; so when they are learnt from None.
     stable
-        Stable by construction, whatever is learnt: see :mod:`npde_fem.networks.generated.stability`.
+        Stable by construction, whatever is learnt: see :mod:`npde_fem.networks.kinds.stability`.
     check
         Whether to refuse unstable steps; by default for an equation.
     dtype

@@ -10,7 +10,7 @@ Neurons are points of a lattice, layers time steps, ``u -> Phi(W u + b)``. There
   equation ``u_t = div(D grad u - c u) + m u + s``, whose coefficients vary in x (:class:`LocalMLP`).
 
 Parameters are what an optimiser sees, and are counted in spacings and steps, as those of
-:class:`~npde_fem.networks.generated.transport.Transport` are: a step of Adam changes W by as much as it would change
+:class:`~npde_fem.networks.kinds.transport.Transport` are: a step of Adam changes W by as much as it would change
 the weight of ``nn.Linear``, whatever h and dt are.
 """
 
