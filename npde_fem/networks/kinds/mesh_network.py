@@ -25,9 +25,9 @@ from typing import Any
 from npde_fem.discretize import FEM
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients, split_kernel
-from npde_fem.networks.evolution import equation_of
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.network import Network
+from npde_fem.networks.phases import equation_of
 from npde_fem.networks.reactions import Reaction, reaction_named
 from npde_fem.parameter import Parameter
 from npde_fem.solve import Lie, solve

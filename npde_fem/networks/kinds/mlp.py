@@ -24,9 +24,10 @@ from typing import Any
 from npde_fem.discretize import FD
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.equation import NPDE
-from npde_fem.networks.evolution import Evolution, Phase
+from npde_fem.networks.evolution import Evolution
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.network import Network
+from npde_fem.networks.phases import Phase
 from npde_fem.networks.places import sampled
 from npde_fem.networks.reactions import FromEquation, Reaction, reaction_named
 from npde_fem.nonlocal_terms import Integral
