@@ -161,7 +161,7 @@ class Pooling:
         If one is not allowed.
     """
 
-    kind: Literal[stride, mean, max]
+    kind: Literal["stride", "mean", "max"]
     factor: int = 2
 
     def __post_init__(self) -> None:
