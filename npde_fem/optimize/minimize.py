@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from npde_fem.discretize.semidiscrete import Array
-from npde_fem.optimize.search import Iteration, Search
+from npde_fem.optimize.search import Iteration, Reduced, Search
 from npde_fem.optimize.tao import HAS_TAO, tao_search
 from npde_fem.optimize.variables import Inner, Variables
 from npde_fem.parallel import warn_once
@@ -18,7 +18,7 @@ import scipy.optimize
 from mpi4py import MPI
 from pyadjoint import ReducedFunctional
 
-__all__ = ["METHODS", "Minimum", "default_method", "minimize"]
+__all__ = ["METHODS", "Minimum", "check_method", "default_method", "minimize", "run"]
 
 
 class _Method(NamedTuple):
@@ -171,34 +171,15 @@ def minimize(
         If no tolerance was met.
     """
     method = method or default_method()
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown; one of {', '.join(METHODS)} allowed")
-    if method.startswith("tao-") and not HAS_TAO:
-        others = ", ".join(name for name in METHODS if not name.startswith("tao-"))
-        raise ValueError(
-            f"method {method}: PETSc's TAO knows real scalars only, and this PETSc has complex ones; one of {others} "
-            "allowed"
-        )
-    if inner == "H1" and method not in ("tao-lmvm", "tao-blmvm"):
-        raise ValueError(f'inner="H1": method tao-lmvm or tao-blmvm allowed, {method} given')
+    check_method(method, inner)
     for label, value in (("gtol", gtol), ("ftol", ftol), ("max_iterations", max_iterations)):
         if not value >= 0:
             raise ValueError(f"{label}: a number from 0 on allowed, {value!r} given")
     variables = Variables(reduced.controls, comm, inner=inner, length=length, bounds=bounds)
-    search = Search(reduced, variables, gtol, ftol, int(max_iterations), progress, log, save)
+    search = Search(Reduced(reduced, variables), variables, gtol, ftol, int(max_iterations), progress, log, save)
     try:
-        how = METHODS[method]
-        if variables.bounded and not how.bounds:
-            keep = ", ".join(name for name, m in METHODS.items() if m.bounds)
-            raise ValueError(
-                f"method {method} keeps no bounds, and there are some: take one of {keep}, or lift them by "
-                "bounds={name: (None, None)}"
-            )
         y = variables.start if resume is None else search.resume(resume)
-        if how.scipy:
-            reason = _scipy_search(search, how, y, dict(options or {}))
-        else:
-            reason = tao_search(search, method.removeprefix("tao-"), y, how.hessian, dict(options or {}))
+        reason = run(search, method, y, options)
         last = search.finish()
         minimum = Minimum(
             values=variables.named(last.y),
@@ -218,6 +199,45 @@ def minimize(
         text = f"minimize: not converged: {minimum.reason} (gradient norm {minimum.gradient_norm:.3g})"
         warn_once(variables.comm, text, UserWarning)
     return minimum
+
+
+def check_method(method: str, inner: Inner) -> None:
+    """Raise ValueError unless a method is known, is there, and takes an inner product."""
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown; one of {', '.join(METHODS)} allowed")
+    if method.startswith("tao-") and not HAS_TAO:
+        others = ", ".join(name for name in METHODS if not name.startswith("tao-"))
+        raise ValueError(
+            f"method {method}: PETSc's TAO knows real scalars only, and this PETSc has complex ones; one of {others} "
+            "allowed"
+        )
+    if inner == "H1" and method not in ("tao-lmvm", "tao-blmvm"):
+        raise ValueError(f'inner="H1": method tao-lmvm or tao-blmvm allowed, {method} given')
+
+
+def run(search: Search, method: str, y: Array, options: Mapping[str, Any] | None) -> str:
+    """Run a method from this rank's variables until the search stops it (collective).
+
+    Returns
+    -------
+    str
+        Why the method stopped, if it did so by itself.
+
+    Raises
+    ------
+    ValueError
+        If the method keeps no bounds, and there are some.
+    """
+    how = METHODS[method]
+    if search.variables.bounded and not how.bounds:
+        keep = ", ".join(name for name, m in METHODS.items() if m.bounds)
+        raise ValueError(
+            f"method {method} keeps no bounds, and there are some: take one of {keep}, or lift them by "
+            "bounds={name: (None, None)}"
+        )
+    if how.scipy:
+        return _scipy_search(search, how, y, dict(options or {}))
+    return tao_search(search, method.removeprefix("tao-"), y, how.hessian, dict(options or {}))
 
 
 class _Stop(Exception):

@@ -6,10 +6,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from npde_fem.discretize.semidiscrete import Array
-from npde_fem.optimize.variables import Variables
+from npde_fem.optimize.variables import Variables, Vector
 from npde_fem.parallel import Refused, alike, is_terminal
 from npde_fem.solve.integrate import SolveError
 from npde_fem.solve.restart import read_values, write_values
@@ -20,7 +20,7 @@ from pyadjoint import ReducedFunctional
 from pyadjoint.enlisting import Enlist
 from tqdm import tqdm
 
-__all__ = ["Iteration", "Point", "Search"]
+__all__ = ["Iteration", "Objective", "Point", "Reduced", "Search"]
 
 
 _PATIENCE = 50
@@ -45,6 +45,45 @@ class Point:
     failed: bool = False
 
 
+class Objective(Protocol):
+    """A loss of this rank's variables, and where it stands; methods are collective."""
+
+    def loss(self, y: Array) -> float:
+        """Go to y and return the loss there."""
+
+    def gradient(self) -> Array:
+        """Return the derivative by this rank's variables where it stands."""
+
+    def hessian(self, v: Array) -> Array:
+        """Return the Hessian, where it stands and a gradient was asked for, times v."""
+
+    def leave(self, y: Array) -> None:
+        """Give what is optimised the values y, where it stands."""
+
+
+class Reduced:
+    """A reduced functional of pyadjoint as an objective."""
+
+    def __init__(self, reduced: ReducedFunctional, variables: Variables) -> None:
+        self.reduced, self.variables = reduced, variables
+
+    def loss(self, y: Array) -> float:
+        """Move the tape to y and return the loss there."""
+        return float(self.reduced(self.reduced.controls.delist(self.variables.to_controls(y))))
+
+    def gradient(self) -> Array:
+        """Return the derivative where the tape stands."""
+        return self.variables.derivative(Enlist(self.reduced.derivative()))
+
+    def hessian(self, v: Array) -> Array:
+        """Return the Hessian times v where the tape stands."""
+        return self.variables.derivative(Enlist(self.reduced.hessian(self.variables.direction(v))))
+
+    def leave(self, y: Array) -> None:
+        """Give the controls themselves the values y."""
+        self.variables.assign(y)
+
+
 class Search:
     """One minimisation: evaluations with their failures, iterations with their files, and when to stop.
 
@@ -65,8 +104,8 @@ class Search:
 
     def __init__(
         self,
-        reduced: ReducedFunctional,
-        variables: Variables,
+        objective: Objective,
+        variables: Vector,
         gtol: float,
         ftol: float,
         max_iterations: int,
@@ -74,7 +113,7 @@ class Search:
         log: str | os.PathLike | None,
         save: str | os.PathLike | None,
     ) -> None:
-        self.reduced, self.variables, self.comm = reduced, variables, variables.comm
+        self.objective, self.variables, self.comm = objective, variables, variables.comm
         self.gtol, self.ftol, self.max_iterations = gtol, ftol, max_iterations
         self.log, self.save = log, save
         self.history: list[Iteration] = []
@@ -83,7 +122,7 @@ class Search:
         self._iterations_before, self._norm_at_start, self._stalled = 0, 0.0, 0
         self._current: Point | None = None
         self._trial: Point | None = None
-        self._on_tape: Point | None = None
+        self._stands: Point | None = None
         self._begun = time.perf_counter()
         shown = progress and is_terminal(self.comm)
         self._bar = tqdm(desc="minimize", disable=not shown, bar_format="{desc} [{elapsed}]", leave=False)
@@ -102,9 +141,8 @@ class Search:
         """Return the derivative of the loss by this rank's variables."""
         point = self._point(y)
         if point.gradient is None:
-            self._put_on_tape(point)
-            derivatives = Enlist(self.reduced.derivative())
-            point.gradient = self.variables.derivative(derivatives)
+            self._go_to(point)
+            point.gradient = self.objective.gradient()
             if not self._finite(point.gradient):
                 if self._current is None:
                     raise ValueError("minimize: the gradient is not finite at the start")
@@ -115,11 +153,10 @@ class Search:
     def hessian(self, y: Array, v: Array) -> Array:
         """Return the Hessian at y times v."""
         point = self._point(y)
-        if self._on_tape is not point or point.gradient is None:
+        if self._stands is not point or point.gradient is None:
             point.gradient = None
             self.gradient(y)
-        products = Enlist(self.reduced.hessian(self.variables.direction(v)))
-        return self.variables.derivative(products)
+        return self.objective.hessian(v)
 
     def _finite(self, values: Array) -> bool:
         return bool(self.comm.allreduce(bool(np.isfinite(values).all()), op=MPI.LAND))
@@ -131,9 +168,9 @@ class Search:
         point = Point(y.copy(), np.nan)
         self.evaluations += 1
         try:
-            self._put_on_tape(point)
+            self._go_to(point)
         except (SolveError, Refused, ArithmeticError):
-            self._on_tape = None
+            self._stands = None
             if self._current is None:
                 raise
         if not np.isfinite(point.loss):
@@ -143,11 +180,11 @@ class Search:
         self._trial = point
         return point
 
-    def _put_on_tape(self, point: Point) -> None:
-        if self._on_tape is not point:
-            self._on_tape = None
-            point.loss = float(self.reduced(self.reduced.controls.delist(self.variables.to_controls(point.y))))
-            self._on_tape = point
+    def _go_to(self, point: Point) -> None:
+        if self._stands is not point:
+            self._stands = None
+            point.loss = self.objective.loss(point.y)
+            self._stands = point
 
     def _fail(self, point: Point, base: Point) -> None:
         """Let a failed point look like a parabola with its minimum at a quarter of the step: searches shorten it."""
@@ -195,11 +232,11 @@ class Search:
         return time.perf_counter() - self._begun
 
     def finish(self) -> Point:
-        """Leave the controls and the tape at the last iterate, and return it."""
+        """Leave what is optimised at the last iterate, and return it."""
         last = self._current
         assert last is not None
-        self._put_on_tape(last)
-        self.variables.assign(last.y)
+        self._go_to(last)
+        self.objective.leave(last.y)
         return last
 
     # -- files -----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from petsc4py import PETSc
 from pyadjoint import AdjFloat, Control
 from pyadjoint.overloaded_type import OverloadedType
 
-__all__ = ["Inner", "Variables", "name_of", "values_of"]
+__all__ = ["Inner", "Variables", "Vector", "name_of", "number_scale", "typical_size", "values_of"]
 
 Inner = Literal["L2", "l2", "H1"]
 
@@ -80,7 +80,92 @@ class _Block(NamedTuple):
     b: PETSc.Vec
 
 
-class Variables:
+class Vector:
+    """Scaled variables, each rank's own, with bounds and an inner product; methods are collective.
+
+    Attributes
+    ----------
+    comm
+        Communicator.
+    inner
+        Name of the inner product.
+    start
+        This rank's variables at the start.
+    lower, upper
+        Their bounds, infinite where there is none.
+    scale
+        Values by variables.
+    """
+
+    def __init__(self, comm: MPI.Comm, inner: Inner) -> None:
+        self.comm, self.inner = comm, inner
+        self._blocks: list[_Block] = []
+
+    def _set(self, starts: Sequence[Array], scales: Sequence[Array], bounds: Sequence[tuple[Array, Array]]) -> None:
+        """Take the variables of each thing that has some: values at the start, scales, and bounds of values."""
+        self.scale = np.concatenate(scales)
+        self.start = np.concatenate(starts) / self.scale
+        self.lower, self.upper = (np.concatenate(ends) / self.scale for ends in zip(*bounds, strict=True))
+        parts = np.split(self.start, np.cumsum([len(values) for values in starts])[:-1])
+        sizes = [self.comm.allreduce(float(np.abs(y).max(initial=0.0)), op=MPI.MAX) or 1.0 for y in parts]
+        # Rounding may leave a variable a little before its bound.
+        self._near = np.concatenate([np.full(y.size, 1e-10 * size) for y, size in zip(parts, sizes, strict=True)])
+
+    def _prefer_smooth(
+        self, place: slice, home: Any, parameter: Parameter, volume: float, length: float | None
+    ) -> None:
+        """Let a field's variables have the inner product of H1."""
+        size = int(np.prod(parameter.ufl_shape, dtype=int))
+        reach = length or 0.1 * (volume / size) ** (1 / home.dim)
+        matrix = inner_product(home, parameter, "H1", reach)
+        matrix.scale(1 / volume)
+        self._blocks.append(_Block(place, matrix, riesz_solver(matrix), *matrix.createVecs()))
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any variable has a bound."""
+        return bool(self.comm.allreduce(bool(np.isfinite([self.lower, self.upper]).any()), op=MPI.LOR))
+
+    def inner_times(self, y: Array, out: Array) -> None:
+        """Write what turns a direction into a derivative: the matrix of the inner product, times y."""
+        out[:] = y
+        for place, matrix, _, x, b in self._blocks:
+            x.array[:] = y[place]
+            matrix.mult(x, b)
+            out[place] = values_in(b)
+
+    def riesz(self, g: Array, out: Array) -> None:
+        """Write what turns a derivative into a direction: the solution with the matrix of the inner product."""
+        out[:] = g
+        for place, _, ksp, x, b in self._blocks:
+            b.array[:] = g[place]
+            ksp.solve(b, x)
+            out[place] = values_in(x)
+
+    def projected(self, y: Array, g: Array) -> Array:
+        """Return the derivative without what the bounds forbid."""
+        blocked = ((y <= self.lower + self._near) & (g > 0)) | ((y >= self.upper - self._near) & (g < 0))
+        return np.where(blocked, 0.0, g)
+
+    def norm(self, g: Array) -> float:
+        """Return the norm of a derivative in the inner product."""
+        direction = np.empty_like(g)
+        self.riesz(g, direction)
+        return float(np.sqrt(self.comm.allreduce(float(g @ direction))))
+
+    def same(self, a: Array, b: Array) -> bool:
+        """Whether two vectors are equal on all ranks."""
+        return bool(self.comm.allreduce(np.array_equal(a, b), op=MPI.LAND))
+
+    def destroy(self) -> None:
+        """Free the PETSc objects."""
+        for block in self._blocks:
+            for thing in block[1:]:
+                thing.destroy()
+        self._blocks = []
+
+
+class Variables(Vector):
     """The controls as one vector; methods are collective.
 
     Parameters
@@ -130,10 +215,8 @@ class Variables:
         if not controls:
             raise ValueError("controls: none given; at least one is needed")
         fields = [c.control for c in controls if is_spread(c.control)]
-        self.comm = comm or (_comm_of(fields[0]) if fields else MPI.COMM_WORLD)
-        self.inner = inner
+        super().__init__(comm or (_comm_of(fields[0]) if fields else MPI.COMM_WORLD), inner)
         self._slots: list[_Slot] = []
-        self._blocks: list[_Block] = []
         starts: list[Array] = []
         given = dict(bounds or {})
         names = [name_of(c.control, i) for i, c in enumerate(controls)]
@@ -159,16 +242,10 @@ class Variables:
             elif is_spread(thing):
                 scale = self._field_scale(thing, values, upper - lower, place, length)
             else:
-                scale = _number_scale(values, upper - lower)
+                scale = number_scale(values, upper - lower)
             self._slots.append(_Slot(name, thing, place, scale[:size], lower[:size], upper[:size]))
-            starts.append(values[:size] / scale[:size])
-        self.start = np.concatenate(starts)
-        sizes = [self.comm.allreduce(float(np.abs(y).max(initial=0.0)), op=MPI.MAX) or 1.0 for y in starts]
-        # Rounding may leave a variable a little before its bound.
-        self._near = np.concatenate([np.full(y.size, 1e-10 * size) for y, size in zip(starts, sizes, strict=True)])
-        self.scale = np.concatenate([s.scale for s in self._slots])
-        self.lower = np.concatenate([s.lower for s in self._slots]) / self.scale
-        self.upper = np.concatenate([s.upper for s in self._slots]) / self.scale
+            starts.append(values[:size])
+        self._set(starts, [s.scale for s in self._slots], [(s.lower, s.upper) for s in self._slots])
 
     def _limits(self, name: str, thing: OverloadedType, pair: Any, values: Array) -> tuple[Array, Array]:
         """Return a control's bounds as arrays, infinite where there is none."""
@@ -196,33 +273,20 @@ class Variables:
         self, thing: OverloadedType, values: Array, width: Array, place: slice, length: float | None
     ) -> Array:
         weights = _weights(thing)
-        volume, square = self.comm.allreduce(np.array([weights.sum(), weights @ values**2]))
-        typical = float(np.sqrt(square / volume))
-        if typical == 0:
-            widest = width[np.isfinite(width)].max(initial=0.0)
-            typical = self.comm.allreduce(float(widest), op=MPI.MAX) or 1.0
+        volume, typical = typical_size(self.comm, weights, values, width)
         if self.inner == "L2":
             return typical * np.sqrt(volume / weights)
         if not isinstance(thing, Parameter):
             raise ValueError(
                 f'inner="H1": for fields that are Parameters only, not for a {type(thing).__name__}; "L2" allowed'
             )
-        size = int(np.prod(thing.ufl_shape, dtype=int))
-        reach = length or 0.1 * (volume / size) ** (1 / thing.home.dim)
-        matrix = inner_product(thing.home, thing, "H1", reach)
-        matrix.scale(1 / volume)
-        self._blocks.append(_Block(place, matrix, riesz_solver(matrix), *matrix.createVecs()))
+        self._prefer_smooth(place, thing.home, thing, volume, length)
         return np.full(values.size, typical)
 
     @property
     def controls(self) -> list[OverloadedType]:
         """The controls."""
         return [s.control for s in self._slots]
-
-    @property
-    def bounded(self) -> bool:
-        """Whether any variable has a bound."""
-        return bool(self.comm.allreduce(bool(np.isfinite([self.lower, self.upper]).any()), op=MPI.LOR))
 
     def physical(self, y: Array) -> list[Array]:
         """Return the values of every control, within the bounds; numbers on every rank."""
@@ -269,51 +333,24 @@ class Variables:
             named[s.name] = float(values[0]) if scalar else values.reshape(shape)
         return named
 
-    def inner_times(self, y: Array, out: Array) -> None:
-        """Write what turns a direction into a derivative: the matrix of the inner product, times y."""
-        out[:] = y
-        for place, matrix, _, x, b in self._blocks:
-            x.array[:] = y[place]
-            matrix.mult(x, b)
-            out[place] = values_in(b)
-
-    def riesz(self, g: Array, out: Array) -> None:
-        """Write what turns a derivative into a direction: the solution with the matrix of the inner product."""
-        out[:] = g
-        for place, _, ksp, x, b in self._blocks:
-            b.array[:] = g[place]
-            ksp.solve(b, x)
-            out[place] = values_in(x)
-
-    def projected(self, y: Array, g: Array) -> Array:
-        """Return the derivative without what the bounds forbid."""
-        blocked = ((y <= self.lower + self._near) & (g > 0)) | ((y >= self.upper - self._near) & (g < 0))
-        return np.where(blocked, 0.0, g)
-
-    def norm(self, g: Array) -> float:
-        """Return the norm of a derivative in the inner product."""
-        direction = np.empty_like(g)
-        self.riesz(g, direction)
-        return float(np.sqrt(self.comm.allreduce(float(g @ direction))))
-
-    def same(self, a: Array, b: Array) -> bool:
-        """Whether two vectors are equal on all ranks."""
-        return bool(self.comm.allreduce(np.array_equal(a, b), op=MPI.LAND))
-
-    def destroy(self) -> None:
-        """Free the PETSc objects."""
-        for block in self._blocks:
-            for thing in block[1:]:
-                thing.destroy()
-        self._blocks = []
-
 
 def values_of_bound(bound: Any) -> Array:
     """Return a bound's value, or flat values."""
     return values_of(bound) if isinstance(bound, OverloadedType) else np.asarray(bound, dtype=np.float64).ravel()
 
 
-def _number_scale(values: Array, width: Array) -> Array:
+def typical_size(comm: MPI.Comm, weights: Array, values: Array, width: Array) -> tuple[float, float]:
+    """Return the measure of a field's domain and the field's typical size; ``width`` is that of its bounds."""
+    volume, square = comm.allreduce(np.array([weights.sum(), weights @ values**2]))
+    typical = float(np.sqrt(square / volume))
+    if typical == 0:
+        widest = width[np.isfinite(width)].max(initial=0.0)
+        typical = comm.allreduce(float(widest), op=MPI.MAX) or 1.0
+    return float(volume), typical
+
+
+def number_scale(values: Array, width: Array) -> Array:
+    """Return typical sizes of numbers: their own, else the width of their bounds, else 1."""
     scale = np.abs(values)
     scale = np.where((scale == 0) & np.isfinite(width), width, scale)
     return np.where(scale == 0, 1.0, scale)
