@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from npde_fem.learn.samples import check_batch
 from npde_fem.learn.training import Fit, Training
 from npde_fem.parallel import alike
 
@@ -56,20 +57,13 @@ class Adam:
         for name, value in (("lr", self.lr), ("eps", self.eps), *([] if self.clip is None else [("clip", self.clip)])):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"Adam: {name} = {value!r} given; a positive number allowed")
-        if self.batch is not None and (
-            isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1
-        ):
-            raise ValueError(
-                f"Adam: batch = {self.batch!r} given; a positive integer, or None for all samples, allowed"
-            )
+        check_batch("Adam", self.batch)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"Adam: betas = {self.betas!r} given; two numbers from 0 to below 1 allowed")
         if not self.weight_decay >= 0:
             raise ValueError(f"Adam: weight_decay = {self.weight_decay!r} given; a number from 0 on allowed")
         if not (self.schedule in (None, "cosine") or callable(self.schedule)):
-            raise ValueError(
-                f"Adam: schedule = {self.schedule!r} given; None, 'cosine' or a function of the epoch allowed"
-            )
+            raise ValueError(f"Adam: schedule = {self.schedule!r} given; None, 'cosine' or a function allowed")
 
     def rate(self, epoch: int, epochs: int) -> float:
         """Return the learning rate of an epoch, of so many."""

@@ -91,7 +91,8 @@ class EarlyStopping(Callback):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"EarlyStopping: patience = {patience!r} given; a positive integer allowed")
         self.patience, self.least, self.on, self.restore_best = patience, least, on, restore_best
-        self.best, self.waited, self.weights = math.inf, 0, None
+        self.best, self.waited = math.inf, 0
+        self.weights: dict[str, Any] | None = None
 
     def __call__(self, training: Training) -> bool:
         """Compare the last epoch with the best one."""
@@ -163,7 +164,8 @@ class TensorBoardLog(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError("TensorBoardLog needs tensorboard: pip install tensorboard") from error
-        self.folder, self._make, self._writer = folder, SummaryWriter, None
+        self.folder, self._make = folder, SummaryWriter
+        self._writer: Any = None
 
     def __call__(self, training: Training) -> None:
         """Write the last epoch."""

@@ -1,8 +1,8 @@
 """Checkpoints of a training: one file, whole or not at all, from which it goes on to the bit.
 
-The file has a line of JSON (what was trained, by what, on how many ranks), then for each rank what ``torch.save`` wrote:
-rank 0 the replicated weights, every rank its parts of fields, its random state, and the learner's state of what it has.
-Rank 0 writes; the others' parts pass through it one after the other.
+The file has a line of JSON (what was trained, by what, on how many ranks), then for each rank what ``torch.save``
+wrote: rank 0 the replicated weights, every rank its parts of fields, its random state, and the learner's state of what
+it has. Rank 0 writes; the others' parts pass through it one after the other.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class Checkpoint:
                 )
         if self._spread and head["ranks"] != self.training.comm.size:
             raise ValueError(
-                f"resume: {self.path} has fields on {head['ranks']} ranks; as many allowed, {self.training.comm.size} given"
+                f"resume: {self.path} has fields on {head['ranks']} ranks; as many allowed, here are "
+                f"{self.training.comm.size}"
             )
 
 

@@ -192,6 +192,12 @@ class Layer(torch.nn.Module):
             raise ValueError(f"parameter {known.name!r} given; those that this layer trains are {sorted(self._names)}")
         return self._tensor(known.name)
 
+    def trained(self) -> list[tuple[torch.Tensor, Parameter]]:
+        """Return the weights that are a parameter's own value, with it: without networks, and none if ``bounded``."""
+        parameters = self.problem.parameters
+        pairs = [(getattr(self, attribute), parameters[name]) for name, attribute in self._names.items()]
+        return [] if self._bounded else [pair for pair in pairs if isinstance(pair[0], torch.nn.Parameter)]
+
     def _tensor(self, name: str) -> torch.Tensor:
         held = getattr(self, self._names[name])
         if isinstance(held, torch.nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["LOSSES", "METRICS", "Batch", "Samples", "Stream", "check_labels", "data_from", "loss_from"]
+__all__ = ["LOSSES", "METRICS", "Batch", "Samples", "Stream", "check_batch", "check_labels", "data_from", "loss_from"]
 
 Tensors = tuple[torch.Tensor, ...]
 Loss = Callable[..., torch.Tensor]
@@ -80,7 +80,7 @@ class Samples:
 
 
 class Stream:
-    """Batches that an iterable gives anew each time: data that need not fit into memory. Their order is the stream's."""
+    """Batches that an iterable gives anew each time, in its order: data that need not fit into memory."""
 
     def __init__(self, source: Iterable[Any]) -> None:
         self.source = source
@@ -155,6 +155,12 @@ def _tensor(label: str, given: Any) -> torch.Tensor:
     return made.detach()
 
 
+def check_batch(label: str, batch: Any) -> None:
+    """Raise ValueError unless a number of samples is a positive integer, or None for all."""
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"{label}: batch = {batch!r} given; a positive integer, or None for all samples, allowed")
+
+
 def loss_from(loss: Any, with_targets: bool) -> Loss:
     """Return the loss that a name or function means.
 
@@ -166,9 +172,8 @@ def loss_from(loss: Any, with_targets: bool) -> Loss:
     if callable(loss):
         return loss
     if not isinstance(loss, str):
-        raise TypeError(
-            f"loss: a function (output, targets) -> number or one of {', '.join(LOSSES)} allowed, {loss!r} given"
-        )
+        names = ", ".join(LOSSES)
+        raise TypeError(f"loss: a function (output, targets) -> number or one of {names} allowed, {loss!r} given")
     if loss not in LOSSES:
         raise ValueError(f"loss: unknown name {loss!r}; {', '.join(LOSSES)} allowed, or a function")
     if not with_targets:
@@ -188,15 +193,15 @@ def check_labels(labels: torch.Tensor | None, classes: int, *, all_seen: bool = 
         raise ValueError("targets: none given; a label for each sample is needed")
     if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1:
         raise TypeError(
-            f"targets: a tensor of shape {tuple(labels.shape)} and type {labels.dtype} given; one integer label for each "
-            "sample allowed"
+            f"targets: a tensor of shape {tuple(labels.shape)} and type {labels.dtype} given; one integer label for "
+            "each sample allowed"
         )
     outside = ((labels < 0) | (labels >= classes)).nonzero().ravel()
     if len(outside):
         at = int(outside[0])
         raise ValueError(
-            f"targets: label {int(labels[at])} of sample {at} is out of range; 0 to {classes - 1} allowed, as the model "
-            f"has {classes} outputs"
+            f"targets: label {int(labels[at])} of sample {at} is out of range; 0 to {classes - 1} allowed, as the "
+            f"model has {classes} outputs"
         )
     empty = sorted(set(range(classes)) - set(labels.unique().tolist()))
     if all_seen and empty:

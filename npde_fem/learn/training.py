@@ -103,6 +103,7 @@ class Training:
         self.metrics, self.callbacks = dict(metrics or {}), list(callbacks)
         self.seed, self.comm, self.ensemble, self.epochs = seed, comm, ensemble, epochs
         self.every, self.history, self.evaluations, self.reason = every, list[Epoch](), 0, ""
+        self._first = 1
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ValueError("model: no weight that is trained (requires_grad); at least one needed")
@@ -123,9 +124,9 @@ class Training:
         """Let all members of the ensemble begin with the same weights."""
         if self.ensemble is None:
             return
-        for p in self.model.state_dict().values():
-            spread = isinstance(p, Distributed)
-            first = (self.ensemble.across if spread else self.ensemble.comm).bcast(p.detach().cpu(), root=0)
+        for p in (*self.model.parameters(), *self.model.buffers()):
+            group = self.ensemble.across if isinstance(p, Distributed) else self.ensemble.comm
+            first = group.bcast(p.detach().cpu(), root=0)
             with torch.no_grad():
                 p.copy_(first)
 
@@ -147,11 +148,14 @@ class Training:
 
     def _run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         output = self.model(*batch.inputs)
+        return output, self._loss(output, batch)
+
+    def _loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
         value = self.loss(output) if batch.targets is None else self.loss(output, batch.targets)
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            what = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
             raise ValueError(f"loss: {what} returned; a tensor of a single number allowed")
-        return output, value.reshape(())
+        return value.reshape(())
 
     def backward(self, batch: Batch, share: float = 1.0) -> float:
         """Add the gradient of a batch's mean loss, times ``share``, to ``.grad`` of the weights; return the mean loss.
@@ -163,7 +167,7 @@ class Training:
         if mine.size:
             part = mine.size / batch.size if self.ensemble is not None else 1.0
             loss = self._run(mine)[1]
-            (loss * (part * share)).backward()  # type: ignore[no-untyped-call]
+            (loss * (part * share)).backward()
             value = part * float(loss.detach())
         return float(self._summed(np.array([value]))[0])
 
@@ -212,14 +216,14 @@ class Training:
         self.model.eval()
         try:
             first = self.data.first()
-            output, loss = self._run(first)
+            output = self.model(*first.inputs)
             with alike(self.comm):
                 if classes:
                     self._check_classes(output)
+            loss = self._loss(output, first)
+            with alike(self.comm):
                 if not math.isfinite(float(loss.detach())):
-                    raise ValueError(
-                        f"loss: {float(loss.detach())} for the first sample, at the start; a finite number needed"
-                    )
+                    raise ValueError(f"loss: {float(loss.detach())} for the first sample, at the start; not finite")
                 if not loss.requires_grad:
                     raise ValueError("loss: it does not depend on the model's weights")
             found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
@@ -240,7 +244,31 @@ class Training:
         if isinstance(self.validation, Samples):
             check_labels(self.validation.targets, output.shape[1], all_seen=False)
 
+    def run(self, learner: Any, resume: bool | str | os.PathLike[str], *, classes: bool) -> Fit:
+        """Check everything, go on from a checkpoint if that is asked for, and let a learner work (collective)."""
+        if self.checkpoint is not None:
+            self.checkpoint.learner = learner.identity()
+        source = None if isinstance(resume, bool) else Checkpoint(self, resume)
+        if resume is True and self.checkpoint is not None and self.comm.bcast(self.checkpoint.path.is_file(), root=0):
+            source = self.checkpoint
+        resumed = None
+        try:
+            torch.manual_seed(self.seed)
+            self.share()
+            self.check(classes)
+            if source is not None:
+                source.learner = learner.identity()
+                resumed = source.read()
+            found: Fit = learner.train(self, resumed)
+            return found
+        finally:
+            self._bar.close()
+
     # -- epochs ----------------------------------------------------------------------------------------------
+
+    def begin_at(self, epoch: int) -> None:
+        """Let the first epoch that is noted be this one: 0 where the start itself is noted."""
+        self._first = epoch
 
     def seconds(self) -> float:
         """Return the wall time so far."""
@@ -290,8 +318,6 @@ class Training:
         elif number >= self.epochs:
             self.reason = f"{number} epochs done, as many as asked for"
         return bool(self.reason)
-
-    _first = 1
 
     def save(self, moments: Mapping[str, Any], rest: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint if one is due, or this is the end, with the state of the learner.

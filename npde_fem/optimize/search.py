@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -238,6 +239,13 @@ class Search:
         self._go_to(last)
         self.objective.leave(last.y)
         return last
+
+    def restore(self, history: Sequence[tuple[int, float, float]], norm: float, stalled: int, y: Array) -> None:
+        """Go on from the last iterate of a search whose history, first gradient's norm and patience are given."""
+        self.history = [Iteration(*row) for row in history]
+        self._norm_at_start, self._stalled = norm, stalled
+        self._current = self._point(y)
+        self.gradient(y)
 
     # -- files -----------------------------------------------------------------------------------------------
 

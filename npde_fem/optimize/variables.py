@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from npde_fem.discretize.grid import GridFunction
 from npde_fem.discretize.inner import inner_product, lumped_mass, lumped_mass_on, riesz_solver
 from npde_fem.discretize.real import values_in
-from npde_fem.discretize.semidiscrete import Array
+from npde_fem.discretize.semidiscrete import Array, Semidiscrete
 from npde_fem.optimize.values import as_array, is_function, with_values
 from npde_fem.parallel import alike
 from npde_fem.parameter import Parameter
@@ -112,12 +112,12 @@ class Vector:
         self._near = np.concatenate([np.full(y.size, 1e-10 * size) for y, size in zip(parts, sizes, strict=True)])
 
     def _prefer_smooth(
-        self, place: slice, home: Any, parameter: Parameter, volume: float, length: float | None
+        self, place: slice, home: Semidiscrete, field: Parameter, volume: float, length: float | None
     ) -> None:
-        """Let a field's variables have the inner product of H1."""
-        size = int(np.prod(parameter.ufl_shape, dtype=int))
+        """Let the variables of a field on a problem have the inner product of H1."""
+        size = int(np.prod(field.ufl_shape, dtype=int))
         reach = length or 0.1 * (volume / size) ** (1 / home.dim)
-        matrix = inner_product(home, parameter, "H1", reach)
+        matrix = inner_product(home, field, "H1", reach)
         matrix.scale(1 / volume)
         self._blocks.append(_Block(place, matrix, riesz_solver(matrix), *matrix.createVecs()))
 
