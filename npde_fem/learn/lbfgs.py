@@ -347,14 +347,13 @@ class _Loss:
     def __init__(self, training: Training, vector: WeightVector, batch: int | None) -> None:
         self.training, self.vector, self.batch = training, vector, batch
         self._gradient = np.zeros(0)
-        self._random = torch.get_rng_state()
 
     def loss(self, y: Array) -> float:
         training = self.training
         self.vector.assign(y)
         training.clear()
         training.model.train()
-        torch.set_rng_state(self._random)  # dropout, if any, is the same every time
+        torch.manual_seed(training.seed)  # dropout, if any, is the same every time
         total, count = 0.0, 0
         for batch in training.data.batches(self.batch):
             total += batch.size * training.backward(batch, batch.size)

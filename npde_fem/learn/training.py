@@ -333,7 +333,7 @@ class Training:
             "history": [tuple(row) for row in self.history],
             "evaluations": self.evaluations,
             "seconds": self.seconds(),
-            "callbacks": [c.state() if isinstance(c, Callback) else {} for c in self.callbacks],
+            "callbacks": [(type(c).__name__, c.state()) for c in self.callbacks if isinstance(c, Callback)],
             "generator": self.generator.get_state(),
         }
 
@@ -342,9 +342,11 @@ class Training:
         self.history = [Epoch(*row) for row in states["history"]]
         self.evaluations, self._seconds_before = states["evaluations"], states["seconds"]
         self._begun = time.perf_counter()
-        for callback, state in zip(self.callbacks, states["callbacks"], strict=True):
-            if isinstance(callback, Callback):
-                callback.restore(state)
+        stored = list(states["callbacks"])
+        for callback in self.callbacks:
+            names = [name for name, _ in stored]
+            if isinstance(callback, Callback) and type(callback).__name__ in names:
+                callback.restore(stored.pop(names.index(type(callback).__name__))[1])
         self.generator.set_state(states["generator"])
 
     def finish(self, *, converged: bool = False, reason: str = "") -> Fit:
