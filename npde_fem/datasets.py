@@ -1,4 +1,4 @@
-"""Measured data: cell densities of a scratch assay, and maps of human brain tissue.
+"""Measured data: cell densities of a scratch assay, maps of human brain tissue, and handwritten digits.
 
 Nothing here is shipped with the package. The scratch assay is read from a folder the user names, or
 downloaded once with a checksum; the brain maps come with the ``nilearn`` wheel. Importing this module costs
@@ -28,6 +28,7 @@ __all__ = [
     "DataUnavailable",
     "ScratchAssay",
     "brain",
+    "digits",
     "read_scratch_assay",
     "scratch_assay",
 ]
@@ -524,3 +525,46 @@ def _largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     if pieces == 0:
         raise ValueError("no brain is left in the mask; choose a smaller spacing")
     return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
+# ---------------------------------------------------------------------------------------- handwritten digits
+
+
+def digits(comm: MPI.Comm | None = None) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Handwritten digits of 43 writers, 8 x 8 pixels each.
+
+    Parameters
+    ----------
+    comm
+        Communicator whose rank 0 loads and hands out (collective call); None loads on the caller.
+
+    Returns
+    -------
+    images, labels
+        Read-only: shape (1797, 8, 8), from 0 to 1, indexed by row and column, and (1797,), 0 to 9.
+
+    Raises
+    ------
+    DataUnavailable
+        The package scikit-learn, which carries them, is not installed.
+
+    References
+    ----------
+    Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository: the test
+    set.
+    """
+    return on_root(comm, _digits)
+
+
+def _digits() -> tuple[Array, npt.NDArray[np.int64]]:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        if error.name != "sklearn":
+            raise
+        raise DataUnavailable(
+            "the digits come with the package scikit-learn: pip install 'npde-fem[demo]' (or scikit-learn)"
+        ) from None
+
+    pixels, labels = load_digits(return_X_y=True)
+    return _frozen(pixels.reshape(-1, 8, 8) / 16), _frozen(labels, np.int64)

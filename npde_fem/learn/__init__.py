@@ -7,6 +7,7 @@ from npde_fem.learn.fit import fit
 from npde_fem.learn.functional import TensorSolution, differentiable
 from npde_fem.learn.layer import Layer
 from npde_fem.learn.lbfgs import LBFGS, PDEConstrained
+from npde_fem.learn.pseudoinverse import Pseudoinverse, Reservoir
 from npde_fem.learn.training import Fit, Training
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Fit",
     "Layer",
     "PDEConstrained",
+    "Pseudoinverse",
+    "Reservoir",
     "TensorBoardLog",
     "TensorSolution",
     "Training",

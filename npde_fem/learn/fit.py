@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from npde_fem.learn.adam import Adam
@@ -12,7 +14,8 @@ from npde_fem.learn.callbacks import CSVLog, Epoch
 from npde_fem.learn.distributed import Ensemble
 from npde_fem.learn.layer import Layer
 from npde_fem.learn.lbfgs import LBFGS, PDEConstrained
-from npde_fem.learn.samples import METRICS, Samples, data_from, loss_from
+from npde_fem.learn.pseudoinverse import Pseudoinverse
+from npde_fem.learn.samples import METRICS, Samples, Stream, data_from, loss_from
 from npde_fem.learn.training import Fit, Training
 from npde_fem.optimize import PDEConstrainedProblem
 from npde_fem.parallel import alike
@@ -21,6 +24,9 @@ import torch
 from mpi4py import MPI
 
 __all__ = ["Learner", "fit"]
+
+
+_LEARNERS = "Adam(...), LBFGS(...), PDEConstrained(...) or Pseudoinverse(...)"
 
 
 class Learner(Protocol):
@@ -34,10 +40,10 @@ class Learner(Protocol):
 
 
 def fit(
-    model: torch.nn.Module | PDEConstrainedProblem,
+    model: torch.nn.Module | PDEConstrainedProblem | None,
     data: Any = None,
     loss: Any = None,
-    learner: Learner | None = None,
+    learner: Learner | Pseudoinverse | None = None,
     *,
     epochs: int = 100,
     validation: Any = None,
@@ -58,7 +64,8 @@ def fit(
     ----------
     model
         A torch module: a :class:`Layer`, a generated network, a stock module with layers inside. Weights with
-        ``requires_grad`` are trained. Or a :class:`~npde_fem.PDEConstrainedProblem`, which has data and loss.
+        ``requires_grad`` are trained. Or a :class:`~npde_fem.PDEConstrainedProblem`, which has data and loss. None
+        where a :class:`Pseudoinverse` makes the layers.
     data
         A pair ``(inputs, targets)`` of tensors or arrays whose first axis counts samples; ``inputs`` may be a tuple of
         several. Or an iterable of such pairs, batches that need not fit into memory, which is iterated once an epoch.
@@ -113,7 +120,8 @@ def fit(
         If a solve fails.
     """
     learner = Adam() if learner is None else learner
-    if not all(callable(getattr(learner, name, None)) for name in ("train", "identity")) or isinstance(learner, type):
+    known = isinstance(learner, Pseudoinverse) or all(hasattr(learner, name) for name in ("train", "identity"))
+    if not known or isinstance(learner, type):
         raise TypeError(
             f"learner: Adam(...), LBFGS(...), PDEConstrained(...) or Pseudoinverse(...) allowed, {learner!r} given"
         )
@@ -123,6 +131,9 @@ def fit(
     if isinstance(model, PDEConstrainedProblem):
         given = {"data": data, "loss": loss, "validation": validation, "ensemble": ensemble}
         return _constrained(model, learner, epochs, checkpoint, resume, log, progress, given)
+    if isinstance(learner, Pseudoinverse):
+        idle = {"callbacks": callbacks, "checkpoint": checkpoint, "every": every, "resume": resume, "log": log}
+        return _closed_form(model, data, loss, learner, validation, _metrics(metrics), seed, comm, ensemble, idle)
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: a torch module or a PDEConstrainedProblem allowed, {type(model).__name__} given")
     comm = comm or _comm(model, ensemble)
@@ -150,11 +161,11 @@ def fit(
     return training.run(learner, resume, classes=loss == "cross_entropy")
 
 
-def _comm(model: torch.nn.Module, ensemble: Ensemble | None) -> MPI.Comm:
+def _comm(model: torch.nn.Module, ensemble: Ensemble | None, alone: MPI.Comm = MPI.COMM_WORLD) -> MPI.Comm:
     if ensemble is not None:
         return ensemble.comm
     comms = [part.problem.comm for part in model.modules() if isinstance(part, Layer)]
-    return comms[0] if comms else MPI.COMM_WORLD
+    return comms[0] if comms else alone
 
 
 def _metrics(given: Any) -> dict[str, Callable[..., Any]]:
@@ -166,6 +177,78 @@ def _metrics(given: Any) -> dict[str, Callable[..., Any]]:
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"metrics: {unknown} given; {', '.join(METRICS)} allowed, or functions by name")
     return {name: METRICS[name] for name in names}
+
+
+def _closed_form(
+    model: Any,
+    data: Any,
+    loss: Any,
+    learner: Pseudoinverse,
+    validation: Any,
+    metrics: dict[str, Callable[..., Any]],
+    seed: int,
+    comm: MPI.Comm | None,
+    ensemble: Ensemble | None,
+    idle: Mapping[str, Any],
+) -> Fit:
+    """Solve for the read-out; a history of one epoch, whose loss is the mean squared error of the coded targets."""
+    if extra := [name for name, value in idle.items() if value]:
+        raise ValueError(f"{', '.join(extra)}: given, but pseudoinverse learning has no epochs; none allowed")
+    if loss not in (None, "mse"):
+        raise ValueError(f"loss: {loss!r} given; pseudoinverse learning minimises squares: None or 'mse' allowed")
+    comm = comm or (MPI.COMM_SELF if model is None and ensemble is None else _comm(model, ensemble, MPI.COMM_SELF))
+    with alike(comm):
+        samples = data_from("data", data)
+        held_out = None if validation is None else data_from("validation", validation)
+    begun = time.perf_counter()
+    solved = learner.solve(model, _part(data, samples, ensemble), comm=comm, seed=seed)
+    seen, labels = held_out or samples, solved.classes is not None
+    training = Training(
+        solved.model,
+        seen,
+        _squares(solved.classes, learner.targets) if labels else loss_from("mse", True),
+        metrics=metrics or ({"accuracy": METRICS["accuracy"]} if labels else {}),
+        comm=comm,
+        ensemble=ensemble,
+        progress=False,
+    )
+    value, found = training.measured(seen, learner.batch)
+    error = solved.readout.mean_square
+    row = Epoch(1, error, value if held_out else None, found, math.nan, time.perf_counter() - begun)
+    best = error if held_out is None else value
+    return Fit(solved.model, [row], error, best, 1, 1, True, solved.reason, row.seconds)
+
+
+def _part(data: Any, samples: Samples | Stream, ensemble: Ensemble | None) -> Any:
+    """Return the samples of this member: each has a share, of batches that come one by one each its own."""
+    if ensemble is None or ensemble.members == 1:
+        return data
+    members, k = ensemble.members, ensemble.member
+    if isinstance(samples, Stream):
+        return _Every(samples.source, k, members)
+    part = slice(samples.size * k // members, samples.size * (k + 1) // members)
+    inputs = tuple(x[part] for x in samples.inputs)
+    return (inputs if len(inputs) > 1 else inputs[0]), samples.targets[part]  # type: ignore[index]
+
+
+class _Every:
+    """Each n-th batch of a stream."""
+
+    def __init__(self, source: Any, first: int, step: int) -> None:
+        self.source, self.first, self.step = source, first, step
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.source), self.first, None, self.step)
+
+
+def _squares(classes: int | None, targets: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the mean squared error of columns of classes."""
+
+    def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        columns = torch.nn.functional.one_hot(labels.long(), int(classes or 0)).to(output.dtype)
+        return (output - (columns if targets == "unit" else 2 * columns - 1)).square().mean()
+
+    return loss
 
 
 def _constrained(
