@@ -28,7 +28,7 @@ import argparse
 from pathlib import Path
 
 import npde_fem as npde
-from npde_fem.networks.generated.rnn import rnn, wave_rnn
+from npde_fem.networks.kinds.rnn import rnn, wave_rnn
 from npde_fem.output import save_figure
 
 import numpy as np

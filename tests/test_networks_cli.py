@@ -269,3 +269,20 @@ def test_under_mpirun():
     assert sorted(p.name for p in Path().iterdir()) == ["one.json", "rows.json", "two.json", "two.png"]
     bad = run("show", *heat[:-1], "diffusion=3")
     assert bad.returncode == 2 and bad.stderr.count("npde: error: unstable step") == 1, bad.stderr
+
+
+@pytest.mark.parametrize("content", [b"hi\n", b"", b"PK\x03\x04", b"random text " * 20])
+def test_files_that_torch_did_not_write(content, capsys):
+    Path("bad.pt").write_bytes(content)
+    assert networks("interpret", "bad.pt") == 2
+    assert "bad.pt is no file of torch.save" in capsys.readouterr().err
+
+
+def test_drift_and_mass_are_moments_of_the_kernel():
+    conv, h, dt = nn.Conv2d(1, 3, 3, padding=1).double(), 0.5, 0.1
+    torch.save(conv, "conv.pt")
+    assert networks("interpret", "conv.pt", "--spacing", h, "--dt", dt, "--json", "rows.json") == 0
+    step = conv.weight.detach().numpy()[2, 0]  # of channel 0 in channel 2, which was not there before
+    (row,) = [r for r in rows_of("rows.json") if (r["from"], r["to"]) == (0, 2)]
+    moments = [-h * (step * [[-1], [0], [1]]).sum() / dt, -h * (step * [-1, 0, 1]).sum() / dt]
+    assert row["mass"] == pytest.approx(step.sum() / dt) and row["drift"] == pytest.approx(moments)

@@ -5,11 +5,11 @@ import copy
 import npde_fem as npde
 from npde_fem import physics
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.evolution import Pooling
-from npde_fem.networks.generated.cnn import cnn, lattice_of, resnet
-from npde_fem.networks.generated.stability import StableTransport, amplification, check_step, stable_dt, symbols
-from npde_fem.networks.generated.transport import Transport, stock_convolution
+from npde_fem.networks.kinds.cnn import cnn, lattice_of, resnet
+from npde_fem.networks.kinds.stability import StableTransport, amplification, check_step, stable_dt, symbols
+from npde_fem.networks.kinds.transport import Transport, stock_convolution
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.phases import Pooling
 from npde_fem.networks.reactions import Polynomial
 
 import numpy as np

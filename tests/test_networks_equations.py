@@ -1,7 +1,7 @@
 """Trained networks solved as equations: on their own points equal to torch, elsewhere of order 2."""
 
 import npde_fem as npde
-from npde_fem.networks.evolution import equation_of
+from npde_fem.networks.phases import equation_of
 from npde_fem.networks.reactions import reaction_named
 
 import numpy as np

@@ -2,9 +2,9 @@
 
 import json
 
-from npde_fem.networks.generated.cnn import cnn, resnet
-from npde_fem.networks.generated.mlp import mlp
-from npde_fem.networks.generated.rnn import rnn
+from npde_fem.networks.kinds.cnn import cnn, resnet
+from npde_fem.networks.kinds.mlp import mlp
+from npde_fem.networks.kinds.rnn import rnn
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.reading.interpret import interpret
 

@@ -5,7 +5,7 @@ import sys
 
 import npde_fem as npde
 from npde_fem.networks import Coefficients, mesh_network
-from npde_fem.networks.generated.mesh_network import MeshOperators
+from npde_fem.networks.kinds.mesh_network import MeshOperators
 
 import dolfinx.mesh as dmesh
 import numpy as np

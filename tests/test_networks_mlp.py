@@ -4,7 +4,7 @@ import re
 
 import npde_fem as npde
 from npde_fem.networks import Lattice, Pooling, mlp
-from npde_fem.networks.generated.mlp import LocalStep, NonlocalStep
+from npde_fem.networks.kinds.mlp import LocalStep, NonlocalStep
 from npde_fem.networks.reactions import Neural, Polynomial
 
 import numpy as np

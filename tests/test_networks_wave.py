@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 torch = pytest.importorskip("torch")
 
-from npde_fem.networks.generated.rnn import rnn, wave_rnn  # noqa: E402
+from npde_fem.networks.kinds.rnn import rnn, wave_rnn  # noqa: E402
 from npde_fem.networks.lattice import Lattice  # noqa: E402
 
 COMM = MPI.COMM_WORLD

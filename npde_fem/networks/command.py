@@ -10,7 +10,7 @@ from typing import Any
 from npde_fem import physics
 from npde_fem.equation import NPDE
 from npde_fem.networks.files import load_interpretation, load_network, save_interpretation, save_network
-from npde_fem.networks.generated.cnn import CNN, cnn
+from npde_fem.networks.kinds.cnn import CNN, cnn
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.reading.interpret import Interpretation, interpret
 from npde_fem.parameter import Parameter

@@ -58,8 +58,8 @@ def load_network(path: str | os.PathLike[str], boundary: str | None = None) -> n
             f"{path} needs code that is not torch's own to be read: {foreign}; a module of stock layers or a "
             "state_dict allowed"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of torch.save: {error}") from error
+    except (RuntimeError, EOFError, LookupError, ValueError) as error:  # what torch's reader makes of other files
+        raise ValueError(f"{path} is no file of torch.save: {type(error).__name__}: {error}") from error
     if isinstance(found, nn.Module):
         if boundary is not None:
             raise ValueError(
@@ -119,7 +119,7 @@ def save_network(module: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, layer in module.named_modules():
         if type(layer) not in _STOCK:
             what = f"reaction {layer.reaction.name!r}" if isinstance(layer, FixedStep) else type(layer).__name__
-            raise ValueError(f"{path}: layer {name!r}, {what}, is none of torch's own; those allowed")
+            raise ValueError(f"{path}: layer {name!r}, {what}, is none of torch's own, which alone are allowed")
     _write(path, lambda aside: torch.save(module, aside))
 
 

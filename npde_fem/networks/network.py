@@ -28,11 +28,12 @@ class Network(torch.nn.Module):
         """
 
     def describe(self) -> str:
-        """Return a table of the parameters: name, shape, range of values."""
+        """Return a table of the parameters, as they are trained: name, shape, range of values."""
         rows = [("parameter", "shape", "smallest", "largest")]
         for name, p in self.named_parameters():
             low, high = (f"{float(v):.4g}" for v in torch.aminmax(p.detach())) if p.numel() else ("", "")
             rows.append((name, " x ".join(map(str, p.shape)) or "number", low, high))
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{type(self).__name__}: {sum(p.numel() for p in self.parameters())} numbers", *lines])
+        count = sum(p.numel() for p in self.parameters())
+        return "\n".join([f"{type(self).__name__}: {count} numbers, in units of spacing and step", *lines])

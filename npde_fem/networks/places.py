@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from npde_fem.boundary import BoundaryCondition, Outflow, Periodic
 from npde_fem.discretize import FD, FEM, GridFunction, Probe, Semidiscrete, periodic_mesh
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.phases import Phase, Pooling
 from npde_fem.parallel import alike
 from npde_fem.parameter import as_numbers
 from npde_fem.solve import Solution
@@ -26,9 +27,6 @@ import torch
 from dolfinx import fem
 from mpi4py import MPI
 from scipy.ndimage import map_coordinates
-
-if TYPE_CHECKING:
-    from npde_fem.networks.evolution import Phase, Pooling
 
 __all__ = ["Ended", "OnLattices", "OnMesh", "Place", "place_of", "pooled", "sampled"]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from npde_fem.networks.generated.rnn import rnn, wave_rnn
+from npde_fem.networks.kinds.rnn import rnn, wave_rnn
 from npde_fem.networks.lattice import Lattice
 
 import numpy as np

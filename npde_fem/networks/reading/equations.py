@@ -10,10 +10,11 @@ from typing import Any
 
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.evolution import Evolution, Phase, Pooling, equation_of
-from npde_fem.networks.generated.driven import DrivenElman
-from npde_fem.networks.generated.rnn import ElmanNetwork
+from npde_fem.networks.evolution import Evolution
+from npde_fem.networks.kinds.driven import DrivenElman
+from npde_fem.networks.kinds.rnn import ElmanNetwork
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.phases import Phase, Pooling, equation_of
 from npde_fem.networks.places import sampled
 from npde_fem.networks.reactions import FixedStep, Identity, Reaction, Residual, Skip, reaction_named
 from npde_fem.networks.reading.readings import Convolution, Nonlocal, Reading, Recurrent, by

@@ -26,7 +26,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from npde_fem.networks.evolution import Evolution
-    from npde_fem.networks.generated.driven import DrivenElman
+    from npde_fem.networks.kinds.driven import DrivenElman
 
 __all__ = ["Interpretation", "interpret"]
 

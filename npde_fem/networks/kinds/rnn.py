@@ -6,8 +6,8 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from npde_fem.networks.generated.interpolation import check_count, checked_points, interpolation, lattice_of
-from npde_fem.networks.generated.waves import Readout, WaveNetwork, wave_rnn
+from npde_fem.networks.kinds.interpolation import check_count, checked_points, interpolation, lattice_of
+from npde_fem.networks.kinds.waves import Readout, WaveNetwork, wave_rnn
 from npde_fem.networks.network import Network
 from npde_fem.networks.reactions import ReLU, Tanh, reaction_named
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 if TYPE_CHECKING:
-    from npde_fem.networks.generated.driven import DrivenElman
+    from npde_fem.networks.kinds.driven import DrivenElman
 
 __all__ = ["ElmanNetwork", "StockElman", "WaveNetwork", "rnn", "wave_rnn"]
 
@@ -226,7 +226,7 @@ class ElmanNetwork(Network):
 
     def as_equation(self) -> DrivenElman:
         """Return the equation that the network solves, driven by inputs; see :class:`DrivenElman`."""
-        from npde_fem.networks.generated.driven import DrivenElman
+        from npde_fem.networks.kinds.driven import DrivenElman
 
         return DrivenElman(self)
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import Any
 
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.generated.transport import Parts, Transport
+from npde_fem.networks.kinds.transport import Parts, Transport
 from npde_fem.networks.lattice import Lattice
 
 import numpy as np

@@ -6,8 +6,8 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from npde_fem.networks.generated.interpolation import check_count, checked_points, interpolation, lattice_of
-from npde_fem.networks.generated.leapfrog import Medium, laplacian, march, strain
+from npde_fem.networks.kinds.interpolation import check_count, checked_points, interpolation, lattice_of
+from npde_fem.networks.kinds.leapfrog import Medium, laplacian, march, strain
 from npde_fem.networks.network import Network
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 if TYPE_CHECKING:
-    from npde_fem.networks.generated.driven import DrivenWave
+    from npde_fem.networks.kinds.driven import DrivenWave
 
 __all__ = ["StockWave", "WaveNetwork", "wave_rnn"]
 
@@ -276,7 +276,7 @@ class WaveNetwork(Network):
 
     def as_equation(self) -> DrivenWave:
         """Return the wave equation that the network solves, driven by inputs; see :class:`DrivenWave`."""
-        from npde_fem.networks.generated.driven import DrivenWave
+        from npde_fem.networks.kinds.driven import DrivenWave
 
         return DrivenWave(self)
 

@@ -25,9 +25,9 @@ from typing import Any
 from npde_fem.discretize import FEM
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients, split_kernel
-from npde_fem.networks.evolution import equation_of
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.network import Network
+from npde_fem.networks.phases import equation_of
 from npde_fem.networks.reactions import Reaction, reaction_named
 from npde_fem.parameter import Parameter
 from npde_fem.solve import Lie, solve
@@ -154,7 +154,7 @@ class MeshStep(torch.nn.Module):
     """One linear step on a mesh: ``u + dt (sum_q C_q M^-1 K_q u + s)``.
 
     The parameters are what an optimiser sees, and are counted in steps and in the mesh's mean width h, as those of
-    :class:`~npde_fem.networks.generated.transport.Transport` are; :meth:`coefficients` gives them in physical units:
+    :class:`~npde_fem.networks.kinds.transport.Transport` are; :meth:`coefficients` gives them in physical units:
 
     * ``mass`` = dt m, shape ``(C_out, C_in)``,
     * ``drift`` = dt c_a / h, shape ``(C_out, C_in, d)``,

@@ -10,7 +10,7 @@ Neurons are points of a lattice, layers time steps, ``u -> Phi(W u + b)``. There
   equation ``u_t = div(D grad u - c u) + m u + s``, whose coefficients vary in x (:class:`LocalMLP`).
 
 Parameters are what an optimiser sees, and are counted in spacings and steps, as those of
-:class:`~npde_fem.networks.generated.transport.Transport` are: a step of Adam changes W by as much as it would change
+:class:`~npde_fem.networks.kinds.transport.Transport` are: a step of Adam changes W by as much as it would change
 the weight of ``nn.Linear``, whatever h and dt are.
 """
 
@@ -24,9 +24,10 @@ from typing import Any
 from npde_fem.discretize import FD
 from npde_fem.discretize.scalar import components, lower, partial
 from npde_fem.equation import NPDE
-from npde_fem.networks.evolution import Evolution, Phase
+from npde_fem.networks.evolution import Evolution
 from npde_fem.networks.lattice import Lattice
 from npde_fem.networks.network import Network
+from npde_fem.networks.phases import Phase
 from npde_fem.networks.places import sampled
 from npde_fem.networks.reactions import FromEquation, Reaction, reaction_named
 from npde_fem.nonlocal_terms import Integral

@@ -11,11 +11,12 @@ from typing import Any
 from npde_fem.discretize import Grid
 from npde_fem.equation import NPDE
 from npde_fem.networks.coefficients import Coefficients
-from npde_fem.networks.evolution import Evolution, Phase, Pooling, equation_of
-from npde_fem.networks.generated.stability import StableTransport, amplification, check_step
-from npde_fem.networks.generated.transport import Transport
+from npde_fem.networks.evolution import Evolution
+from npde_fem.networks.kinds.stability import StableTransport, amplification, check_step
+from npde_fem.networks.kinds.transport import Transport
 from npde_fem.networks.lattice import BOUNDARIES, Lattice
 from npde_fem.networks.network import Network
+from npde_fem.networks.phases import Phase, Pooling, equation_of
 from npde_fem.networks.reactions import Neural, reaction_named
 from npde_fem.networks.reactions.from_equation import coefficients_of
 from npde_fem.networks.reactions.reaction import Reaction
@@ -237,13 +238,13 @@ def cnn(
         of coefficients. Where pooling changes the lattice, the coefficients stay and the kernel changes with the
         spacing.
     pooling
-        For each layer None, a stride (an integer), or a :class:`~npde_fem.networks.evolution.Pooling`.
+        For each layer None, a stride (an integer), or a :class:`~npde_fem.networks.phases.Pooling`.
     readout
         Number of outputs of a linear observation of the final state, such as classes; None: the state itself.
     remainder
         Whether layers have a remainder. By default if the coefficients have one; so when they are learnt from None.
     stable
-        Stable by construction, whatever is learnt: see :mod:`npde_fem.networks.generated.stability`.
+        Stable by construction, whatever is learnt: see :mod:`npde_fem.networks.kinds.stability`.
     check
         Whether to refuse unstable steps; by default for an equation.
     dtype

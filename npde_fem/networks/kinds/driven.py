@@ -11,9 +11,9 @@ from npde_fem.boundary import BoundaryCondition
 from npde_fem.discretize import Probe, Semidiscrete
 from npde_fem.discretize.semidiscrete import Array
 from npde_fem.equation import NPDE
-from npde_fem.networks.evolution import Phase
-from npde_fem.networks.generated.interpolation import interpolation
+from npde_fem.networks.kinds.interpolation import interpolation
 from npde_fem.networks.lattice import Lattice
+from npde_fem.networks.phases import Phase
 from npde_fem.networks.places import place_of
 from npde_fem.nonlocal_terms import Integral
 from npde_fem.parameter import Parameter, as_numbers
@@ -29,8 +29,8 @@ from dolfinx import fem
 from mpi4py import MPI
 
 if TYPE_CHECKING:
-    from npde_fem.networks.generated.rnn import ElmanNetwork
-    from npde_fem.networks.generated.waves import WaveNetwork
+    from npde_fem.networks.kinds.rnn import ElmanNetwork
+    from npde_fem.networks.kinds.waves import WaveNetwork
 
 __all__ = ["Driven", "DrivenElman", "DrivenResult", "DrivenWave"]
 

@@ -1,1 +1,0 @@
-"""Networks that an equation generates: convolutional, residual, dense, recurrent, and on meshes."""

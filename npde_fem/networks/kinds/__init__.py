@@ -1,0 +1,1 @@
+"""The kinds of networks that an equation generates: convolutional, residual, dense, recurrent, and on meshes."""
