@@ -1775,3 +1775,207 @@ def evolution_without_substeps(kit: Kit) -> None:
 @case(ValueError, "mesh in 1 dimensions", "lattice has 2", of=ANY)
 def evolution_on_a_line(kit: Kit) -> None:
     _network().as_equation().solve(np.zeros((1, 8, 8)), dolfinx.mesh.create_interval(kit.comm, 4, (0.0, 1.0)))
+
+
+LATTICE = networks.Lattice((6, 5))
+
+
+def _evolution(**options: Any) -> networks.Evolution:
+    return networks.cnn(**{"grid": LATTICE, "channels": 2, "steps": 1, **options}).as_equation()
+
+
+def _evolve(kit: Kit, u0: Any = None, evolution: networks.Evolution | None = None, **options: Any) -> None:
+    """Solve a network's equation of two channels on 6 x 5 points; that fails the case if a step is taken."""
+    options = {"comm": kit.comm, "callback": _no_work, **options}
+    (evolution or _evolution()).solve(np.zeros((2, 6, 5)) if u0 is None else u0, **options)
+
+
+def _coefficients(diffusion: float = 0.1, size: int = 3) -> networks.Coefficients:
+    tensor = diffusion * np.eye(2)[None, None]
+    return networks.Coefficients([[0.0]], np.zeros((1, 1, 2)), tensor, np.zeros((1, 1, size, size)), [0.0])
+
+
+@case(ValueError, "'0' is a ConvTranspose2d", "Conv1d, Conv2d, Conv3d, Linear", of=ANY)
+def network_read_that_makes_points(kit: Kit) -> None:
+    networks.interpret(nn.Sequential(nn.ConvTranspose2d(1, 1, 3)))
+
+
+@case(ValueError, "dt = -2", "positive", of=ANY)
+def network_read_with_a_negative_dt(kit: Kit) -> None:
+    networks.interpret(nn.Conv1d(1, 1, 3), dt=-2)
+
+
+@case(ValueError, "shape (2, 'a')", "positive integers", of=ANY)
+def network_read_on_a_lattice_of_text(kit: Kit) -> None:
+    networks.interpret(nn.Linear(4, 4), shape=(2, "a"))
+
+
+@case(ValueError, "layers[1]", "'drift' is missing", of=ANY)
+def network_of_a_dictionary_without_drift(kit: Kit) -> None:
+    data = networks.interpret(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).to_dict()
+    del data["layers"][1]["drift"]
+    networks.Interpretation.from_dict(data)
+
+
+@case(ValueError, "shape (1, 1, 2, 2)", "odd sizes", of=ANY)
+def coefficients_of_an_even_kernel(kit: Kit) -> None:
+    networks.Coefficients.of_kernel(np.zeros((1, 1, 2, 2)))
+
+
+@case(ValueError, "kernel", "NaN", of=ANY)
+def coefficients_of_nan(kit: Kit) -> None:
+    networks.Coefficients.of_kernel(np.full((1, 1, 3), np.nan))
+
+
+@case(ValueError, "bias of shape (3,)", "(2,)", of=ANY)
+def coefficients_of_a_bias_of_other_channels(kit: Kit) -> None:
+    networks.Coefficients.of_kernel(np.zeros((2, 1, 3)), np.zeros(3))
+
+
+@case(ValueError, "dt = 0.0", "positive", of=ANY)
+def coefficients_of_no_time(kit: Kit) -> None:
+    networks.Coefficients.of_kernel(np.zeros((1, 1, 3)), dt=0)
+
+
+@case(ValueError, "spacing = [1.0, 2.0]", "1 axes", of=ANY)
+def coefficients_of_too_many_spacings(kit: Kit) -> None:
+    networks.Coefficients.of_kernel(np.zeros((1, 1, 3)), spacing=(1, 2))
+
+
+@case(ValueError, "drift of shape (1, 1)", "(1, 1, 1)", of=ANY)
+def coefficients_of_a_wrong_shape(kit: Kit) -> None:
+    networks.Coefficients([[1.0]], [[1.0]], [[[[1.0]]]], np.zeros((1, 1, 3)), [0.0])
+
+
+@case(ValueError, "dt = -1.0", "positive", of=ANY)
+def network_of_an_equation_with_a_negative_dt(kit: Kit) -> None:
+    networks.cnn(npde.physics.heat(), grid=LATTICE, steps=1, dt=-1.0)
+
+
+@case(ValueError, "activation Softmax(dim=1)", "nn.ReLU", of=ANY)
+def network_of_an_activation_that_is_no_reaction(kit: Kit) -> None:
+    _evolution(reaction=nn.Softmax(1))
+
+
+@case(ValueError, "shape (4, 5) is smaller than the kernel, (5, 5)", of=ANY)
+def network_of_wide_kernels_on_a_small_grid(kit: Kit) -> None:
+    networks.cnn(_coefficients(size=5), grid=(4, 5), steps=1)
+
+
+@case(TypeError, "shape must be integers", "(4.5, 5)", of=ANY)
+def network_on_half_a_point(kit: Kit) -> None:
+    _evolution(grid=(4.5, 5))
+
+
+@case(ValueError, "channels (3, 3) of layer 0", "(2, 2)", of=ANY)
+def network_of_channels_that_the_equation_has_not(kit: Kit) -> None:
+    networks.cnn(npde.physics.gray_scott(), grid=LATTICE, steps=1, channels=3, dt=0.1)
+
+
+@case(ValueError, "unknown boundary ['zeros']", "zeros, replicate", of=ANY)
+def lattice_of_a_list_of_paddings(kit: Kit) -> None:
+    networks.Lattice((5, 5), boundary=["zeros"])
+
+
+@case(ValueError, "boundary = 'reflect'", "'zeros'", of=ANY)
+def network_of_two_paddings(kit: Kit) -> None:
+    _evolution(boundary="reflect")
+
+
+@case(ValueError, "dt = -1.0", "positive", of=ANY)
+def perceptron_with_a_negative_dt(kit: Kit) -> None:
+    networks.mlp((3, 2), dt=-1.0)
+
+
+@case(ValueError, "dt = -1.0", "positive", of=ANY)
+def recurrent_network_with_a_negative_dt(kit: Kit) -> None:
+    networks.rnn(1, 3, dt=-1.0)
+
+
+@case(ValueError, "steps = 1.5", "integer", of=ANY)
+def phase_of_half_a_step(kit: Kit) -> None:
+    networks.Phase(npde.physics.heat(), LATTICE, 1.0, steps=1.5)
+
+
+@case(ValueError, "dt = -0.1", "positive", of=ANY)
+def phase_with_a_negative_dt(kit: Kit) -> None:
+    networks.Phase(npde.physics.heat(), LATTICE, -0.1)
+
+
+@case(ValueError, "phase 1 takes 3 channels", "leaves 1", of=ANY)
+def evolution_of_phases_with_other_channels(kit: Kit) -> None:
+    first, last = (networks.Phase(npde.NPDE(components=m), LATTICE, 0.1) for m in (1, 3))
+    networks.Evolution([first, last])
+
+
+@case(ValueError, "u0", "shape (1, 2, 6, 5)", "(2, 6, 5)", of=ANY)
+def evolution_from_a_batch(kit: Kit) -> None:
+    _evolve(kit, torch.zeros(1, 2, 6, 5))
+
+
+@case(ValueError, "u0", "shape (3, 6, 5)", "(2, 6, 5)", of=ANY)
+def evolution_on_a_mesh_from_other_channels(kit: Kit) -> None:
+    _evolve(kit, np.zeros((3, 6, 5)), on=kit.mesh())
+
+
+@case(ValueError, "u0", "shape (7,)", "(6,) or (1, 6) or (1, 9)", of=ANY)
+def evolution_from_an_input_of_another_width(kit: Kit) -> None:
+    _evolve(kit, np.zeros(7 if kit.chosen else 6), networks.mlp((6, 9, 4)).as_equation())
+
+
+@case(TypeError, "u0", "complex", of=ANY)
+def evolution_from_complex_numbers(kit: Kit) -> None:
+    _evolve(kit, np.zeros((2, 6, 5), complex))
+
+
+@case(TypeError, "u0", "(3, ", "(2, ", "(channels, then points)", of=ANY)
+def evolution_from_a_callable_of_other_channels(kit: Kit) -> None:
+    _evolve(kit, lambda x: np.zeros((3 if kit.chosen else 2, x.shape[1])))
+
+
+@case(TypeError, "callback", "function", "3", of=ANY)
+def evolution_with_a_callback_that_is_a_number(kit: Kit) -> None:
+    _evolve(kit, callback=3)
+
+
+@case(ValueError, "refine = 1.5", "positive integer", of=ANY)
+def evolution_on_half_a_lattice(kit: Kit) -> None:
+    _evolve(kit, refine=1.5)
+
+
+@case(TypeError, "on", "mesh", "'disc'", of=ANY)
+def evolution_on_a_name(kit: Kit) -> None:
+    _evolve(kit, on="disc")
+
+
+@case(ValueError, "bcs", "meshes only", "padding", of=ANY)
+def evolution_on_its_lattice_with_boundary_conditions(kit: Kit) -> None:
+    _evolve(kit, bcs=[npde.Dirichlet(0.0)])
+
+
+@case(ValueError, "implicit", "phase 0", "nonlocal", of=ANY)
+def evolution_of_a_remainder_implicitly(kit: Kit) -> None:
+    _evolve(kit, implicit=True)
+
+
+@case(ValueError, "phase 0", "maximum of 3", "own lattice", of=ANY)
+def evolution_of_max_pooling_elsewhere(kit: Kit) -> None:
+    evolution = _evolution(grid=(9, 9), pooling=[networks.Pooling("max", 3)])
+    _evolve(kit, np.zeros((2, 9, 9)), evolution, refine=2)
+
+
+@case(ValueError, "phase 0", "substeps = 1", "0.2", "substeps='auto'", "implicit=True", of=ANY)
+def evolution_of_unstable_steps(kit: Kit) -> None:
+    evolution = networks.cnn(npde.physics.heat(), grid=LATTICE, steps=1, dt=0.2).as_equation()
+    _evolve(kit, np.zeros((1, 6, 5)), evolution, refine=2)
+
+
+@case(ValueError, "phase 0", "negative diffusion", "-1", of=ANY)
+def evolution_of_negative_diffusion(kit: Kit) -> None:
+    evolution = networks.cnn(_coefficients(-1.0), grid=LATTICE, steps=1).as_equation()
+    _evolve(kit, np.zeros((1, 6, 5)), evolution, refine=2)
+
+
+@case(ValueError, "no readout", "array()", of=ANY)
+def evolution_observed_without_a_readout(kit: Kit) -> Any:
+    return _evolution().solve(np.zeros((2, 6, 5)), comm=kit.comm).observed

@@ -69,6 +69,13 @@ def test_wide_kernels_and_convolutions_without_bias():
     assert largest(torch.from_numpy(transport.coefficients().kernel()) - conv.weight) < 1e-12
 
 
+def test_wide_kernels_without_a_rest():
+    kernel = np.zeros((1, 1, 5, 5))
+    kernel[0, 0, 2, 1:4] = 0.1, 0.8, 0.1
+    network = cnn(Coefficients.of_kernel(kernel), grid=(6, 6), steps=1, reaction="identity")
+    assert largest(network.layers[0].transport.kernel() - torch.from_numpy(kernel)) < 1e-15
+
+
 def test_starts_as_torchs_convolution_does():
     torch.manual_seed(5)
     transport = Transport(Lattice((5, 5), 0.01), 2, 4, dt=1e-3)

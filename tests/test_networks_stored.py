@@ -264,6 +264,10 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         save_network(network, tmp_path / "n.pt")
     with pytest.raises(RuntimeError):
         save_network(nn.Sequential(nn.Linear(2, 2)), tmp_path / "no" / "n.pt")
+    layer = nn.Linear(2, 2)
+    layer.note = lambda: None  # which fails when part of the file is written
+    with pytest.raises(Exception, match="pickle|local object"):
+        save_network(layer, tmp_path / "n.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["n.json"] and target.read_bytes() == before
 
 

@@ -148,6 +148,30 @@ def split_kernel(
     return mass, drift, diffusion, step - local
 
 
+def _numbers(label: str, given: Any) -> Array:
+    try:
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {given!r} given; numbers allowed") from error
+
+
+def _finite(label: str, given: Any) -> Array:
+    values = _numbers(label, given)
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"{label} has values that are NaN or infinite; finite ones allowed")
+    return values
+
+
+def _units(label: str, spacing: Any, dt: Any, dim: int) -> tuple[tuple[float, ...], float]:
+    """Return the spacing along each axis, and the step, or raise ValueError."""
+    h, step = _numbers(f"{label}: spacing", spacing), _numbers(f"{label}: dt", dt)
+    for name, values, shapes in (("spacing", h, {(), (1,), (dim,)}), ("dt", step, {()})):
+        if values.shape not in shapes or not np.all((values > 0) & np.isfinite(values)):
+            count = "a positive finite number" + (f", or one for each of {dim} axes," if name == "spacing" else "")
+            raise ValueError(f"{label}: {name} = {values.tolist()} given; {count} allowed")
+    return tuple(np.broadcast_to(h, (dim,)).tolist()), float(step)
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """The coefficients, constant in space, of one linear step of a network; see the module's text.
@@ -185,9 +209,7 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         for name in ("mass", "drift", "diffusion", "rest", "source"):
-            value = np.array(getattr(self, name), dtype=np.float64)
-            if not np.all(np.isfinite(value)):
-                raise ValueError(f"Coefficients: {name} is not finite")
+            value = _finite(f"Coefficients: {name}", getattr(self, name))
             value.flags.writeable = False
             object.__setattr__(self, name, value)
         if self.mass.ndim != 2:
@@ -206,12 +228,9 @@ class Coefficients:
         flat = [a for a, n in enumerate(self.size) if n == 1]
         if np.any(self.drift[..., flat]) or np.any(self.diffusion[..., flat]):
             raise ValueError(f"Coefficients: a kernel of size {self.size} has no drift or diffusion along axes {flat}")
-        spacing = np.broadcast_to(np.asarray(self.spacing, dtype=np.float64), (d,))
-        for name, values in (("spacing", spacing), ("dt", np.asarray(self.dt, dtype=np.float64))):
-            if not np.all((values > 0) & np.isfinite(values)):
-                raise ValueError(f"Coefficients: {name} = {values.tolist()} given; positive numbers allowed")
-        object.__setattr__(self, "spacing", tuple(spacing.tolist()))
-        object.__setattr__(self, "dt", float(self.dt))
+        spacing, dt = _units("Coefficients", self.spacing, self.dt, d)
+        object.__setattr__(self, "spacing", spacing)
+        object.__setattr__(self, "dt", dt)
 
     @classmethod
     def of_kernel(
@@ -221,16 +240,24 @@ class Coefficients:
         spacing: float | tuple[float, ...] = 1.0,
         dt: float = 1.0,
     ) -> Coefficients:
-        """Read a kernel ``(C_out, C_in, *size)`` of odd sizes, and a bias ``(C_out,)``, as coefficients."""
-        weights = np.array(kernel, dtype=np.float64)
+        """Read a kernel ``(C_out, C_in, *size)`` of odd sizes, and a bias ``(C_out,)``, as coefficients.
+
+        Raises
+        ------
+        ValueError
+            If these are no finite numbers of such shapes, or a spacing or dt is not positive.
+        """
+        weights = _finite("kernel", kernel)
         if not 3 <= weights.ndim <= 5 or any(n % 2 == 0 for n in weights.shape[2:]):
             raise ValueError(
                 f"kernel of shape {weights.shape} given; (C_out, C_in, *size) with 1 to 3 odd sizes allowed"
             )
-        h = tuple(np.broadcast_to(np.asarray(spacing, dtype=np.float64), (weights.ndim - 2,)).tolist())
-        mass, drift, diffusion, rest = (p.numpy() for p in split_kernel(torch.from_numpy(weights), h, float(dt)))
-        source = np.zeros(len(weights)) if bias is None else np.array(bias, dtype=np.float64) / dt
-        return cls(mass, drift, diffusion, rest, source, h, dt)
+        values = np.zeros(len(weights)) if bias is None else _finite("bias", bias)
+        if values.shape != weights.shape[:1]:
+            raise ValueError(f"bias of shape {values.shape} given; {weights.shape[:1]}, one a channel, allowed")
+        h, dt = _units("kernel", spacing, dt, weights.ndim - 2)
+        mass, drift, diffusion, rest = (p.numpy() for p in split_kernel(torch.from_numpy(weights), h, dt))
+        return cls(mass, drift, diffusion, rest, values / dt, h, dt)
 
     @property
     def channels(self) -> tuple[int, int]:

@@ -183,6 +183,8 @@ class Evolution:
                 f"substeps = {substeps}, implicit = {implicit} given; the network's steps are those of a scheme of its "
                 "own, without substeps: 1 (or 'auto') and False allowed"
             )
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: a function of (t, u) allowed, {callback!r} given")
         place = place_of(on, self.lattice, comm, refine, bcs)
         self._check_place(place, implicit)
         itself = place.own and substeps == 1 and not implicit

@@ -84,7 +84,7 @@ class Lattice:
             object.__setattr__(self, name, tuple(np.broadcast_to(values, len(shape)).tolist()))
         if min(self.spacing) <= 0:
             raise ValueError(f"Lattice: spacing {self.spacing} given; positive numbers allowed")
-        if self.boundary not in BOUNDARIES:
+        if not isinstance(self.boundary, str) or self.boundary not in BOUNDARIES:
             raise ValueError(f"Lattice: unknown boundary {self.boundary!r}; allowed: {', '.join(BOUNDARIES)}")
         object.__setattr__(self, "boundary", BOUNDARIES[self.boundary])
 

@@ -212,11 +212,12 @@ class Phase:
             object.__setattr__(self, "channels", (m, m))
         if max(self.channels) != m or min(self.channels) < 1:
             raise ValueError(f"Phase: channels {self.channels} given; the equation has {m} components")
-        if self.steps < 1 or (self.steps > 1 and self.channels != (m, m)):
-            allowed = "at least 1" if self.channels == (m, m) else "1, as channels begin or end,"
-            raise ValueError(f"Phase: steps = {self.steps} given; {allowed} allowed")
-        if not (isfinite(self.dt) and self.dt > 0):
-            raise ValueError(f"Phase: dt = {self.dt} given; a positive finite number allowed")
+        whole = isinstance(self.steps, int | np.integer) and self.steps >= 1
+        if not whole or (self.steps > 1 and self.channels != (m, m)):
+            allowed = "an integer from 1 on" if self.channels == (m, m) else "1, as channels begin or end,"
+            raise ValueError(f"Phase: steps = {self.steps!r} given; {allowed} allowed")
+        if not isinstance(self.dt, int | float | np.number) or not (isfinite(self.dt) and self.dt > 0):
+            raise ValueError(f"Phase: dt = {self.dt!r} given; a positive finite number allowed")
 
     def axes(self, *, pooled: bool) -> list[Array]:
         """Coordinates of the lattice's points along each axis, of the points after pooling if ``pooled``."""

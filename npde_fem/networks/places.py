@@ -169,7 +169,9 @@ class OnLattices(Place):
         return [problem.layout.local]
 
     def _placed(self, array: Array, phase: Phase, problem: Any) -> Array:
-        if array.shape[1:] not in (self.lattice(phase).shape, problem.layout.local):
+        coarse = not self.own and array.shape[1:] == phase.lattice.shape
+        # A rank may happen to own as many points of the finer lattice as the network's has.
+        if self.comm.allreduce(coarse, op=MPI.LAND):
             return super()._placed(array, phase, problem)
         whole = np.moveaxis(_of_channels(array, problem.components), 0, -1)
         return problem.initial(whole[..., 0] if problem.components == 1 else whole)

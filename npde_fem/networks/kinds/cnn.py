@@ -175,7 +175,7 @@ def lattice_of(grid: Any, boundary: str | None = None) -> Lattice:
     TypeError, ValueError
         If it is none of these, the grid has a mask, or the boundary is unknown or not that which it has already.
     """
-    if boundary is not None and boundary not in BOUNDARIES:
+    if boundary is not None and (not isinstance(boundary, str) or boundary not in BOUNDARIES):
         raise ValueError(f"unknown boundary {boundary!r}; allowed: {', '.join(BOUNDARIES)}")
     given = None if boundary is None else BOUNDARIES[boundary]
     own = grid.boundary if isinstance(grid, Lattice) else grid.padding if isinstance(grid, Grid) else None
@@ -285,7 +285,9 @@ def cnn(
             transport = first.on(lattice, stride)
         elif given:
             found = given[k % len(given)]
-            keep = (found.has_rest if remainder is None else remainder) and not stable
+            # Wide kernels are written by their rest, be it zero.
+            written = found.has_rest or max(found.size) > 3
+            keep = (written if remainder is None else remainder) and not stable
             transport = kind.from_coefficients(found, lattice, dt, stride=stride, remainder=keep, dtype=dtype)
         else:
             keep = remainder is not False and not stable
@@ -409,7 +411,7 @@ def _widths(
     for k in range(steps if given else 0):
         pair = given[k % len(given)].channels
         if pair != widths[k : k + 2]:
-            raise ValueError(f"channels {widths[k : k + 2]} of layer {k}; its coefficients have {pair}")
+            raise ValueError(f"channels {widths[k : k + 2]} of layer {k} given; its coefficients have {pair}")
     return steps, widths
 
 

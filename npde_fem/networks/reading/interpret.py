@@ -120,10 +120,10 @@ def _units(spacing: Any) -> tuple[float, ...]:
 def _shape(shape: Sequence[int] | None) -> tuple[int, ...] | None:
     if shape is None:
         return None
-    made = tuple(int(n) for n in np.atleast_1d(np.asarray(shape)))
-    if not 1 <= len(made) <= 3 or min(made) < 1:
+    made = np.atleast_1d(np.asarray(shape))
+    if made.ndim != 1 or not 1 <= len(made) <= 3 or made.dtype.kind not in "iu" or made.min() < 1:
         raise ValueError(f"interpret: shape {shape!r} given; 1 to 3 positive integers allowed")
-    return made
+    return tuple(made.tolist())
 
 
 class Interpretation:
