@@ -45,7 +45,8 @@ def readouts():
                 made = solve_readout(rows[0], rows[1], ridge, method, comm, weights=None if w is None else rows[2])
                 same = comm.allgather(made.weights.tobytes() + made.bias.tobytes())
                 assert len(set(same)) == 1  # to the last bit
-                found.append([made.ridge, made.rank, made.score, made.residual, *made(h).ravel()])
+                score = made.score if np.isfinite(made.score) else 0.0
+                found.append([made.rank, score, made.residual, *made(h).ravel()])
     stream = Stream()
     for part in range(0, 120, 10):
         if part // 10 % comm.size == comm.rank:
