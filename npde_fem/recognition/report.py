@@ -1,0 +1,145 @@
+"""What recognises classes, and how well: as lines of a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from npde_fem.learn import Fit
+from npde_fem.parallel import on_root
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+__all__ = ["Recognition", "Trained", "confusion_of", "heading", "row", "write_json"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training and what it made of data that it had not seen.
+
+    Attributes
+    ----------
+    fit
+        How it ended; its model is trained.
+    confusion
+        Number of unseen samples by class and answer, shape (classes, classes).
+    """
+
+    fit: Fit
+    confusion: npt.NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of unseen samples that are recognised."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """Trainings of one model on several divisions of the data.
+
+    Attributes
+    ----------
+    task, learner, method
+        What was done.
+    classes
+        Their names.
+    trained
+        One for each division.
+    reference
+        Accuracy that others report, and where.
+    """
+
+    task: str
+    learner: str
+    method: str
+    classes: tuple[str, ...]
+    trained: list[Trained] = field(repr=False)
+    reference: tuple[float, str] | None = None
+
+    @property
+    def accuracies(self) -> npt.NDArray[np.float64]:
+        """Share of unseen samples recognised, one for each division."""
+        return np.array([part.accuracy for part in self.trained])
+
+    @property
+    def accuracy(self) -> float:
+        """Their mean."""
+        return float(self.accuracies.mean())
+
+    @property
+    def spread(self) -> float:
+        """Their standard deviation; nan for a single one."""
+        return float(self.accuracies.std(ddof=1)) if len(self.trained) > 1 else float("nan")
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Number of unseen samples by class and answer, over all divisions."""
+        return np.sum([part.confusion for part in self.trained], axis=0)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all trainings."""
+        return sum(part.fit.seconds for part in self.trained)
+
+
+def confusion_of(answers: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.int64]:
+    """Return the number of samples by class and answer, shape (classes, classes)."""
+    found = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(found, (np.asarray(labels), np.asarray(answers)), 1)
+    return found
+
+
+def heading() -> str:
+    """Return the line above :func:`row`."""
+    return f"{'task':<15}{'learner':<15}{'method':<10}{'loss':>9}{'epochs':>8}{'s':>8}   accuracy on unseen data"
+
+
+def row(found: Recognition) -> str:
+    """Return a line of a table."""
+    last = found.trained[-1].fit
+    spread = "" if np.isnan(found.spread) else f" +- {100 * found.spread:.1f} over {len(found.trained)} divisions"
+    beside = "" if found.reference is None else f"   ({100 * found.reference[0]:.4g} %: {found.reference[1]})"
+    return (
+        f"{found.task:<15}{found.learner:<15}{found.method:<10}{last.loss:>9.4f}{last.epochs:>8}{found.seconds:>8.1f}"
+        f"   {100 * found.accuracy:.2f} %{spread}{beside}"
+    )
+
+
+def record(found: Recognition) -> dict[str, Any]:
+    """Return it as it stands in JSON."""
+    return {
+        "task": found.task,
+        "learner": found.learner,
+        "method": found.method,
+        "accuracy": found.accuracy,
+        "spread": None if np.isnan(found.spread) else found.spread,
+        "accuracies": found.accuracies.tolist(),
+        "losses": [part.fit.loss for part in found.trained],
+        "epochs": [part.fit.epochs for part in found.trained],
+        "seconds": found.seconds,
+        "classes": list(found.classes),
+        "confusion": found.confusion.tolist(),
+        "reference": None
+        if found.reference is None
+        else {"accuracy": found.reference[0], "source": found.reference[1]},
+    }
+
+
+def write_json(found: Sequence[Recognition], path: str | os.PathLike[str], comm: MPI.Comm) -> None:
+    """Write one as an object, several as a list of such, whole or not at all (collective)."""
+
+    def write() -> None:
+        target = Path(path)
+        aside = target.with_name(f".{target.name}.part")
+        records = [record(one) for one in found]
+        aside.write_text(json.dumps(records[0] if len(records) == 1 else records, indent=1) + "\n")
+        aside.replace(target)
+
+    on_root(comm, write)
