@@ -1,10 +1,11 @@
 """Spoken vowels, told apart by a wave in a plate: speech enters at a point, energy is measured at three.
 
-    u_tt + b u_t = div(c(x)^2 grad u) + s(t) delta(x - x_s),      P(vowel k) = E_k^q / sum_j E_j^q,  E_k = int u(x_k, t)^2 dt
+    u_tt + b u_t = div(c(x)^2 grad u) + s(t) delta(x - x_s),
+    P(vowel k) = E_k^q / sum_j E_j^q,   E_k = int u(x_k, t)^2 dt
 
 The speed c(x) is trained, by leapfrog and its exact adjoint: Hughes, Williamson, Minkov and Fan 2019, Sci. Adv. 5,
-eaay6946, of a linear medium. Lengths are points of the lattice, the speed of the empty plate is 1, and ``dt`` of time is
-a sample of the sound. What is trained is a density between empty plate and material, smoothed by a cone and then
+eaay6946, of a linear medium. Lengths are points of the lattice, the speed of the empty plate is 1, and a sample of the
+sound takes ``dt`` of time. What is trained is a density between empty plate and material, smoothed by a cone and then
 projected (Wang, Lazarov and Sigmund 2011, Struct. Multidisc. Optim. 43, 767, eq. 9), so that structures are wider than
 the cone and nearly of two materials.
 
@@ -197,7 +198,7 @@ class PassivePlate(nn.Module):
         points: int = POINTS,
         slow: float = 0.5,
         probes: int = 60,
-        windows: int = 1,
+        windows: int = 2,
         *,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
