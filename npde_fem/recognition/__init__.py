@@ -1,17 +1,24 @@
-"""Media that recognise: vowels by waves in a plate."""
+"""Media that recognise: vowels by waves in a plate, digits by light in masks and by generated networks."""
 
-from npde_fem.recognition.report import Recognition, Trained, confusion_of, heading, row, write_json
-from npde_fem.recognition.vowels import PassivePlate, Plate, agreement, folds, recognise_vowels, sounds
+from npde_fem.recognition.optics import Camera, Diffraction, light_by_pde, recognise_optics
+from npde_fem.recognition.report import Recognition, Trained, heading, row, write_json
+from npde_fem.recognition.trials import LEARNERS, folds, recognise
+from npde_fem.recognition.vowels import PassivePlate, Plate, agreement, recognise_vowels, sounds
 
 __all__ = [
+    "LEARNERS",
+    "Camera",
+    "Diffraction",
     "PassivePlate",
     "Plate",
     "Recognition",
     "Trained",
     "agreement",
-    "confusion_of",
     "folds",
     "heading",
+    "light_by_pde",
+    "recognise",
+    "recognise_optics",
     "recognise_vowels",
     "row",
     "sounds",

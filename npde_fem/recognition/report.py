@@ -15,8 +15,9 @@ from npde_fem.parallel import on_root
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
+from torch import Tensor
 
-__all__ = ["Recognition", "Trained", "confusion_of", "heading", "row", "write_json"]
+__all__ = ["Recognition", "Trained", "heading", "row", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Recognition:
         Their names.
     trained
         One for each division.
+    examples
+        An unseen sample of the first division for each class, one that is recognised if there is such a one.
     reference
         Accuracy that others report, and where.
     """
@@ -61,6 +64,7 @@ class Recognition:
     method: str
     classes: tuple[str, ...]
     trained: list[Trained] = field(repr=False)
+    examples: Tensor = field(repr=False)
     reference: tuple[float, str] | None = None
 
     @property
@@ -89,13 +93,6 @@ class Recognition:
         return sum(part.fit.seconds for part in self.trained)
 
 
-def confusion_of(answers: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.int64]:
-    """Return the number of samples by class and answer, shape (classes, classes)."""
-    found = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(found, (np.asarray(labels), np.asarray(answers)), 1)
-    return found
-
-
 def heading() -> str:
     """Return the line above :func:`row`."""
     return f"{'task':<15}{'learner':<15}{'method':<10}{'loss':>9}{'epochs':>8}{'s':>8}   accuracy on unseen data"
@@ -122,6 +119,10 @@ def record(found: Recognition) -> dict[str, Any]:
         "spread": None if np.isnan(found.spread) else found.spread,
         "accuracies": found.accuracies.tolist(),
         "losses": [part.fit.loss for part in found.trained],
+        "history": [
+            [{"epoch": e.epoch, "loss": e.loss, **e.metrics, "seconds": e.seconds} for e in part.fit.history]
+            for part in found.trained
+        ],
         "epochs": [part.fit.epochs for part in found.trained],
         "seconds": found.seconds,
         "classes": list(found.classes),

@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from npde_fem.datasets import Vowels
-from npde_fem.learn import LBFGS, Adam, Ensemble, Fit, Pseudoinverse, fit
+from npde_fem.learn import LBFGS, Adam, Ensemble, PDEConstrained, Pseudoinverse
 from npde_fem.networks import wave_rnn
 from npde_fem.networks.kinds.waves import WaveNetwork
-from npde_fem.recognition.report import Recognition, Trained, confusion_of
+from npde_fem.recognition.report import Recognition
+from npde_fem.recognition.trials import Made, positive, recognise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +31,15 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
-__all__ = ["PassivePlate", "Plate", "agreement", "folds", "recognise_vowels", "sounds"]
+__all__ = ["PassivePlate", "Plate", "agreement", "recognise_vowels", "sounds"]
 
-RATE, SAMPLES, POINTS, EPOCHS = 10_000, 700, 60, 10
+RATE, SAMPLES, POINTS = 10_000, 700, 60
+EPOCHS = {"adam": 10, "lbfgs": 30, "pde": 30}
 DT = 0.68
 HUGHES = (0.86, "Hughes et al. 2019, linear medium, trained speed")
 PASSIVE = (0.914, "arXiv 2304.08380, passive wave medium with a trained read-out")
 
-_SPONGE = 8
+_SPONGE, _BATCH = 8, 12
 
 
 def sounds(vowels: Vowels, rate: int = RATE, samples: int = SAMPLES, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,9 +52,7 @@ def sounds(vowels: Vowels, rate: int = RATE, samples: int = SAMPLES, dtype: torc
     """
     from scipy.signal import resample_poly
 
-    for name, value in (("rate", rate), ("samples", samples)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"vowels: {name} = {value!r} given; a positive integer allowed")
+    positive("vowels", rate=rate, samples=samples)
     common = math.gcd(rate, vowels.rate)
     found = np.zeros((len(vowels.signals), samples))
     for line, signal in zip(found, vowels.signals, strict=True):
@@ -61,24 +61,6 @@ def sounds(vowels: Vowels, rate: int = RATE, samples: int = SAMPLES, dtype: torc
         part = heard[begin : begin + samples]
         line[: len(part)] = part / np.sqrt(np.mean(part**2))
     return torch.tensor(found[..., None], dtype=dtype)
-
-
-def folds(labels: npt.ArrayLike, count: int = 5, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return the fold of each sample; each class is divided as evenly as can be.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two folds, or a class has fewer samples than folds.
-    """
-    labels, rng = np.asarray(labels), np.random.default_rng(seed)
-    fewest = np.bincount(labels).min()
-    if not 2 <= count <= fewest:
-        raise ValueError(f"folds: {count} given; 2 to {fewest}, the samples of the smallest class, allowed")
-    found = np.zeros(len(labels), dtype=np.int64)
-    for k in np.unique(labels):
-        found[rng.permutation(np.flatnonzero(labels == k))] = np.arange((labels == k).sum()) % count
-    return found
 
 
 def _sponge(points: int) -> npt.NDArray[np.float64]:
@@ -209,6 +191,7 @@ class PassivePlate(nn.Module):
         with torch.no_grad():
             plate.raw_speed.copy_(torch.tensor(3 * rng.standard_normal((points, points)), dtype=dtype))
             speed = plate.speed.numpy()
+        positive("PassivePlate", probes=probes, windows=windows)
         at = rng.uniform(_SPONGE + 1, points - _SPONGE - 2, (probes, 2))
         self.windows = windows
         self.wave = wave_rnn(
@@ -232,21 +215,13 @@ class PassivePlate(nn.Module):
         return torch.log(torch.cat(spans, 1) + torch.finfo(seen.dtype).tiny)
 
 
-_BATCH = 12
-
-
-def _answers(model: nn.Module, x: Tensor) -> npt.NDArray[np.int64]:
-    with torch.no_grad():
-        return np.concatenate([model(part).argmax(1).numpy() for part in x.split(_BATCH)])
-
-
 def recognise_vowels(
     vowels: Vowels,
     learner: str = "adam",
     *,
     count: int = 5,
-    only: Sequence[int] | None = None,
-    epochs: int = EPOCHS,
+    divisions: Sequence[int] | None = None,
+    epochs: int | None = None,
     points: int = POINTS,
     samples: int = SAMPLES,
     seed: int = 0,
@@ -254,22 +229,23 @@ def recognise_vowels(
     progress: bool = True,
     **settings: Any,
 ) -> Recognition:
-    """Train and test on ``count`` divisions of the recordings, of which each leaves one fold out (collective).
+    """Train and test on divisions of the recordings, of which each leaves one fold out (collective).
 
-    Ranks share the samples of each batch (:class:`~npde_fem.learn.Ensemble`).
+    Ranks share the samples of each batch.
 
     Parameters
     ----------
     vowels
         The recordings.
     learner
-        ``"adam"`` and ``"lbfgs"`` train a :class:`Plate`; ``"pseudoinverse"`` the read-out of a :class:`PassivePlate`.
+        ``"adam"``, ``"lbfgs"`` and ``"pde"`` train a :class:`Plate`; ``"pseudoinverse"`` the read-out of a
+        :class:`PassivePlate`.
     count
         Number of folds.
-    only
-        Which of them to do, by number from 0; by default all.
+    divisions
+        Which of them to leave out, by number from 0; by default each in turn.
     epochs
-        Of each training.
+        Of each training, iterations of L-BFGS; by default those of ``EPOCHS``.
     points, samples
         Along a side of the plate, and of the sound.
     seed
@@ -281,39 +257,45 @@ def recognise_vowels(
     **settings
         Of the :class:`Plate` or :class:`PassivePlate`.
 
+    Returns
+    -------
+    Recognition
+        Of the method ``"fd"``: leapfrog on a lattice is finite differences; see :func:`agreement` for elements.
+
     Raises
     ------
     ValueError
         If an argument is not as above.
     """
-    if learner not in ("adam", "lbfgs", "pseudoinverse"):
-        raise ValueError(f"vowels: learner {learner!r} given; 'adam', 'lbfgs' or 'pseudoinverse' allowed")
-    chosen = list(range(count)) if only is None else list(only)
-    if not chosen or not set(chosen) <= set(range(count)):
-        raise ValueError(f"vowels: folds {chosen} given; numbers from 0 to {count - 1} allowed")
-    fold = folds(vowels.labels, count, seed)
-    x, labels = sounds(vowels, samples=samples), torch.from_numpy(vowels.labels.copy())
-    ensemble = Ensemble(comm)
-    trained = []
-    try:
-        for k in chosen:
-            seen, unseen = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != k, fold == k))
-            known: dict[str, Any] = {"seed": seed + k, "comm": comm, "ensemble": ensemble, "progress": progress}
-            data = x[seen], labels[seen]
-            found: Fit
-            if learner == "pseudoinverse":
-                layer = PassivePlate(points, seed=seed, **settings)
-                found = fit(None, data, learner=Pseudoinverse(layers=layer, standardise=True, batch=24), **known)
-            else:
-                plate = Plate(points, classes=len(vowels.names), seed=seed, **settings)
-                how = Adam(0.1, batch=_BATCH, schedule="cosine") if learner == "adam" else LBFGS(batch=_BATCH)
-                found = fit(plate, data, "cross_entropy", how, epochs=epochs, **known)
-            answers = _answers(found.model, x[unseen])
-            trained.append(Trained(found, confusion_of(answers, vowels.labels[unseen], len(vowels.names))))
-    finally:
-        ensemble.free()
-    reference = PASSIVE if learner == "pseudoinverse" else HUGHES
-    return Recognition("vowels", learner, "fd", vowels.names, trained, reference)
+    passive = learner == "pseudoinverse"
+
+    def make(ensemble: Ensemble) -> Made:
+        if passive:
+            layer = PassivePlate(points, seed=seed, **settings)
+            return None, Pseudoinverse(layers=layer, standardise=True, batch=24)
+        how: dict[str, Any] = {
+            "adam": Adam(0.1, batch=_BATCH, schedule="cosine"),
+            "lbfgs": LBFGS(batch=_BATCH),
+            "pde": PDEConstrained(batch=_BATCH),
+        }
+        return Plate(points, classes=len(vowels.names), seed=seed, **settings), how[learner]
+
+    return recognise(
+        "vowels",
+        learner,
+        "fd",
+        sounds(vowels, samples=samples),
+        vowels.labels,
+        vowels.names,
+        make,
+        count=count,
+        divisions=range(count) if divisions is None else divisions,
+        epochs=EPOCHS.get(learner, 1) if epochs is None else epochs,
+        seed=seed,
+        comm=comm,
+        progress=progress,
+        reference=PASSIVE if passive else HUGHES,
+    )
 
 
 def agreement(plate: Plate, sound: Tensor, refine: int = 2, comm: MPI.Comm = MPI.COMM_WORLD) -> dict[str, Any]:
