@@ -23,6 +23,8 @@ LEARNERS = ("adam", "lbfgs", "pde", "pseudoinverse")
 Made = tuple[nn.Module | None, Learner | Pseudoinverse]
 """A fresh model (None: the pseudoinverse makes it), and how it learns."""
 
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+
 _AT_ONCE = 24
 
 
@@ -53,6 +55,7 @@ def recognise(
     names: Sequence[str],
     make: Callable[[Ensemble], Made],
     *,
+    loss: Loss = "cross_entropy",
     count: int,
     divisions: Sequence[int],
     epochs: int,
@@ -72,6 +75,8 @@ def recognise(
         Samples along the first axis; the number of the class of each; the classes' names.
     make
         Makes a model, whose problems live on ``ensemble.space``, and a learner.
+    loss
+        Of outputs and labels, for all learners but the pseudoinverse.
     count
         Number of folds (:func:`folds`).
     divisions
@@ -110,7 +115,7 @@ def recognise(
             found = fit(
                 model,
                 (x[seen], y[seen]),
-                None if solves_for_weights else "cross_entropy",
+                None if solves_for_weights else loss,
                 how,
                 **({} if solves_for_weights else {"epochs": epochs}),
                 validation=(x[unseen], y[unseen]),
