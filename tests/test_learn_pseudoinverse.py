@@ -213,6 +213,18 @@ def test_features_ten_times_larger_than_the_memory():
     assert grown["streamed"] < 40 and grown["held"] > 380
 
 
+def test_a_feature_of_which_only_round_off_varies_is_not_blown_up():
+    """Standardised, it would be noise as large as the others."""
+    rng = np.random.default_rng(0)
+    h, y = rng.standard_normal((400, 5)), rng.standard_normal((400, 2))
+    constant = np.float32(3.7) * (1 + np.float32(1.2e-7) * rng.integers(0, 2, 400).astype(np.float32))
+    plain = solve_readout(h, y, 0.1, standardise=True)
+    found = solve_readout(np.column_stack([h, constant]), y, 0.1, standardise=True)
+    assert 0 < np.ptp(constant) < 1e-6
+    assert np.allclose(found.weights[:5], plain.weights, rtol=1e-5, atol=1e-6)
+    assert np.abs(found.weights[5]).max() < 1e-3
+
+
 def test_data_that_comes_in_batches():
     """Through every kind of layer, as the same data at once."""
     x, labels = numbers(50, 6), np.arange(50) % 3

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import npde_fem as npde
 from npde_fem import networks
@@ -39,7 +39,7 @@ EPOCHS = {"adam": 20, "lbfgs": 100, "pde": 60}
 
 Layers = Literal["npde", "random", "autoencoder"]
 
-_BATCH, _AT_ONCE = 32, 500
+_BATCH, _AT_ONCE, _MEDIA = 32, 500, 3
 
 
 def _triangulation(pixels: tuple[int, int], comm: MPI.Comm) -> dmesh.Mesh:
@@ -124,6 +124,7 @@ class Medium(nn.Module):
             space = fem.functionspace(_triangulation(pixels, comm), ("P", 1))
             problem = npde.FEM(equation, space, mass="lumped")
         at = np.stack(np.meshgrid(*(np.arange(float(n)) for n in pixels), indexing="ij"), -1).reshape(-1, 2)
+        self.pixels = pixels
         self.layer = Layer(problem, (0.0, 1.0), dt, npde.RK4(), observe=npde.Probe(problem, at))
         self.at_nodes = _AtNodes(_pixel_of(problem.coordinates(), pixels))
         torch.manual_seed(seed)
@@ -133,6 +134,17 @@ class Medium(nn.Module):
         """Return the outputs, shape (batch, classes), for pictures (batch, rows, columns)."""
         out: Tensor = self.readout(self.layer(self.at_nodes(pictures.double())[:, 0]).flatten(1))
         return out
+
+    @torch.no_grad()
+    def coefficients(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return D, a and s at the pixels, on every rank (collective)."""
+        comm, found = self.layer.problem.comm, {}
+        place = np.concatenate(comm.allgather(self.at_nodes.place.numpy()))
+        for name in ("D", "a", "s"):
+            picture = np.empty(len(place))
+            picture[place] = np.concatenate(comm.allgather(getattr(self.layer, name).numpy()))
+            found[name] = picture.reshape(self.pixels)
+        return found
 
 
 def _smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -194,7 +206,8 @@ def recognise_digits(
     comm
         All ranks, which share the samples of each batch.
     ranks_per_sample
-        Of the learner ``"pde"``: ranks that share the domain.
+        Of the learner ``"pde"``: ranks that share the domain. If there are several, their communicator is gone at the
+        end: the trained model has its weights, but solves no more.
     progress
         Whether to draw a line (rank 0, on a terminal).
 
@@ -215,9 +228,11 @@ def recognise_digits(
         if learner == "pseudoinverse":
             # Random convolutions and media know what is beside what; autoencoders take pixels as they come.
             kernel = 5 if layers == "random" else None
-            return None, Pseudoinverse(layers=layers, kernel=kernel, standardise=layers != "autoencoder")
+            width = None if layers == "autoencoder" else max(1000, _MEDIA * pixels[0] * pixels[1])
+            return None, Pseudoinverse(layers=layers, width=width, kernel=kernel, standardise=True)
         if learner == "pde":
-            return Medium(pixels, classes, method, comm=ensemble.space, seed=seed), PDEConstrained(batch=_AT_ONCE, inner="l2")
+            space = MPI.COMM_SELF if ranks_per_sample == 1 else ensemble.space
+            return Medium(pixels, classes, method, comm=space, seed=seed), PDEConstrained(batch=_AT_ONCE, inner="l2")
         network = (_convolutions if method == "fd" else _on_triangles)(pixels, classes)
         return network, Adam(5e-3, batch=_BATCH, schedule="cosine") if learner == "adam" else LBFGS(batch=_AT_ONCE)
 
@@ -230,6 +245,7 @@ def recognise_digits(
         [str(k) for k in range(classes)],
         make,
         loss=_smoothed,
+        fields=Medium.coefficients if learner == "pde" else None,  # type: ignore[arg-type]
         count=5,
         divisions=divisions,
         epochs=EPOCHS.get(learner, 1) if epochs is None else epochs,

@@ -163,7 +163,9 @@ class Diffraction(nn.Module):
     def light(self, pictures: Tensor) -> Tensor:
         """Return the field behind pictures, of power 1, shape (batch, points, points)."""
         if pictures.ndim != 3:
-            raise ValueError(f"Diffraction: pictures of shape {tuple(pictures.shape)} given; (batch, rows, columns) allowed")
+            raise ValueError(
+                f"Diffraction: pictures of shape {tuple(pictures.shape)} given; (batch, rows, columns) allowed"
+            )
         x = np.arange(self.points) / self.fineness
         left, right = (
             torch.tensor(self.picture_splines(x, n), dtype=self.stop.dtype, device=self.stop.device)
@@ -198,9 +200,7 @@ class Diffraction(nn.Module):
         """Return the same masks on a lattice so many times finer, in double precision."""
         positive("Diffraction", times=times)
         layers, fineness = len(self.phases), self.fineness * times
-        finer = Diffraction(
-            self.neurons, layers, self.distance, self.classes, fineness=fineness, dtype=torch.float64
-        )
+        finer = Diffraction(self.neurons, layers, self.distance, self.classes, fineness=fineness, dtype=torch.float64)
         with torch.no_grad():
             finer.phases.copy_(self.phases)
         return finer
@@ -322,7 +322,7 @@ def light_by_pde(
 ) -> npt.NDArray[np.float64]:
     """Return the shares of light on the detectors, by the paraxial equation from mask to mask (collective).
 
-    Crank-Nicolson along z, on a periodic grid or mesh whose nodes are the points of the lattice, ``refine`` times finer.
+    Crank-Nicolson along z, on a periodic grid or mesh whose nodes are the points of a lattice ``refine`` times finer.
     What it tends to is ``optics.refined(n)`` for large n.
 
     Parameters
@@ -364,7 +364,9 @@ def light_by_pde(
         from dolfinx import mesh as dmesh
 
         corners, cells = [[0.0, 0.0], [optics.width, optics.width]], [n // degree, n // degree]
-        problem = npde.FEM(equation, fem.functionspace(dmesh.create_rectangle(comm, corners, cells), ("P", degree)), bcs)
+        problem = npde.FEM(
+            equation, fem.functionspace(dmesh.create_rectangle(comm, corners, cells), ("P", degree)), bcs
+        )
     nodes = problem.coordinates()
     x, y = nodes[:, 0] % optics.width, nodes[:, 1] % optics.width
     pixels = picture.double().numpy()
@@ -383,7 +385,7 @@ def light_by_pde(
         field = known.values.view(complex).copy()
         if phase is not None:
             field *= stop * np.exp(1j * phase)
-    lattice = np.arange(n) * (optics.width / n)
+    lattice = np.linspace(0.0, optics.width, n, endpoint=False, dtype=np.float64)
     points = np.stack(np.meshgrid(lattice, lattice, indexing="ij"), -1).reshape(-1, 2)
     seen = npde.Probe(problem, points).apply(field.view(float)).reshape(n * n, -1)
     intensity = (seen**2).sum(1).reshape(n, n)

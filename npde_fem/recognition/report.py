@@ -55,6 +55,8 @@ class Recognition:
         One for each division.
     examples
         An unseen sample of the first division for each class, one that is recognised if there is such a one.
+    fields
+        Coefficients that the first division has learnt, as pictures by name, of a :class:`Medium`.
     reference
         Accuracy that others report, and where.
     """
@@ -65,6 +67,7 @@ class Recognition:
     classes: tuple[str, ...]
     trained: list[Trained] = field(repr=False)
     examples: Tensor = field(repr=False)
+    fields: dict[str, npt.NDArray[np.float64]] = field(repr=False, default_factory=dict)
     reference: tuple[float, str] | None = None
 
     @property

@@ -56,6 +56,7 @@ def recognise(
     make: Callable[[Ensemble], Made],
     *,
     loss: Loss = "cross_entropy",
+    fields: Callable[[nn.Module], dict[str, npt.NDArray[np.float64]]] | None = None,
     count: int,
     divisions: Sequence[int],
     epochs: int,
@@ -77,6 +78,8 @@ def recognise(
         Makes a model, whose problems live on ``ensemble.space``, and a learner.
     loss
         Of outputs and labels, for all learners but the pseudoinverse.
+    fields
+        Returns what :attr:`Recognition.fields` shall have of a trained model (collective on ``ensemble.space``).
     count
         Number of folds (:func:`folds`).
     divisions
@@ -104,7 +107,8 @@ def recognise(
         raise ValueError(f"{task}: divisions {chosen} given; numbers from 0 to {count - 1} allowed")
     fold = folds(labels, count, seed)
     y = torch.from_numpy(labels.copy())
-    trained, examples = [], None
+    trained: list[Trained] = []
+    examples, kept = x[:0], dict[str, npt.NDArray[np.float64]]()
     ensemble = Ensemble(comm, ranks_per_sample)
     try:
         for k in chosen:
@@ -117,7 +121,7 @@ def recognise(
                 (x[seen], y[seen]),
                 None if solves_for_weights else loss,
                 how,
-                **({} if solves_for_weights else {"epochs": epochs}),
+                epochs=epochs,
                 validation=(x[unseen], y[unseen]),
                 metrics=("accuracy",),
                 seed=seed + k,
@@ -128,13 +132,13 @@ def recognise(
             answers = _answers(found.model, x[unseen], ensemble)
             confusion = np.zeros((len(names), len(names)), dtype=np.int64)
             np.add.at(confusion, (labels[unseen.numpy()], answers), 1)
-            trained.append(Trained(found, confusion))
-            if examples is None:
+            if not trained:
                 examples = x[unseen][_examples(labels[unseen.numpy()], answers)]
+                kept = {} if fields is None else fields(found.model)
+            trained.append(Trained(found, confusion))
     finally:
         ensemble.free()
-    assert examples is not None
-    return Recognition(task, learner, method, tuple(names), trained, examples, reference)
+    return Recognition(task, learner, method, tuple(names), trained, examples, kept, reference)
 
 
 def _answers(model: nn.Module, x: Tensor, ensemble: Ensemble) -> npt.NDArray[np.int64]:

@@ -114,7 +114,11 @@ def solved(
     lengths = np.ones(features)
     if standardise:
         lengths = np.linalg.norm(r, axis=0) / math.sqrt(samples)
-        lengths[lengths <= np.finfo(float).eps * max(1.0, lengths.max(initial=0.0))] = 1.0
+        means = np.abs(triangle[0, 1 : 1 + features]) / math.sqrt(samples) if bias else np.zeros(features)
+        # What varies by no more than single precision's round-off is constant.
+        constant = lengths <= 4 * np.finfo(np.float32).eps * means
+        constant |= lengths <= np.finfo(float).eps * max(1.0, lengths.max(initial=0.0))
+        lengths[constant] = 1.0
         r = r / lengths
     problem = _Problem.of(r, q_y, outside, samples, first, tolerance)
     penalty = problem.best() if ridge == "gcv" else float(ridge)
