@@ -17,7 +17,15 @@ from typing import Any, NoReturn
 
 import npde_fem
 from npde_fem import SolveError, assay, brain, cases, comparison, resolution
-from npde_fem.datasets import SCRATCH_ASSAY_SHA256, ScratchAssay, read_scratch_assay, scratch_assay
+from npde_fem.datasets import (
+    SCRATCH_ASSAY_SHA256,
+    ScratchAssay,
+    digits,
+    mnist5k,
+    read_scratch_assay,
+    scratch_assay,
+    vowels,
+)
 from npde_fem.discretize import Semidiscrete
 from npde_fem.discretize.jit import cache_directory, compiler, compiler_flags, cpu_key
 from npde_fem.options import petsc_options
@@ -45,6 +53,7 @@ examples
   npde solve gray-scott --method fd --cells 128 --output spots.bp
   npde compare fisher-kpp --cells 16 32 64 --plot orders.png
   npde learn scratch-assay --model all --plot fits.png    fit models of cell migration to measurements
+  npde learn optics-digits --plot masks.png               train five masks of light to tell digits apart
   npde networks interpret trained.pt --plot layers.png    a trained network, read as equations
   mpirun -n 4 npde solve glioma --dim 3 --method fd --output tumour.bp
 
@@ -164,12 +173,15 @@ def _parser() -> argparse.ArgumentParser:
 
     learned = commands.add_parser(
         "learn",
-        help="estimate an equation's parameters from data, with standard errors",
-        description="Estimate the parameters of an equation from data by exact gradients, with standard errors.",
+        help="estimate an equation's parameters from data, or train media that recognise sounds and digits",
+        description="Estimate the parameters of an equation from data by exact gradients, with standard errors; or\n"
+        "let media and generated networks learn to recognise sounds and digits.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tasks = learned.add_subparsers(dest="task", required=True, metavar="TASK")
     _add_scratch_assay(tasks)
     _add_glioma(tasks)
+    _add_recognition(tasks)
 
     _add_networks(commands)
     commands.add_parser("info", help="print versions, solvers, flags, ranks; run a self-check of a few seconds")
@@ -257,6 +269,80 @@ def _add_scratch_assay(tasks: Any) -> None:
     c.add_argument("--dt", type=_positive(float), default=1.0, help="time step in h (default 1)")
     c.add_argument("--json", type=_file(), metavar="FILE", help="write estimates and criteria")
     c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw fits, data, D(u) and f(u)")
+
+
+_LEARNERS = ("adam", "lbfgs", "pde", "pseudoinverse")
+
+
+def _add_recognition(tasks: Any) -> None:
+    """Add what recognises classes; the tasks share learners, divisions and output."""
+
+    def add(name: str, brief: str, description: str, divisions: int) -> Any:
+        c = tasks.add_parser(
+            name,
+            help=brief,
+            description=description,
+            epilog="learners\n  adam           on batches\n"
+            "  lbfgs          on all samples at once, strong Wolfe steps\n"
+            "  pde            PETSc TAO's L-BFGS with bounds\n"
+            "  pseudoinverse  a passive medium and a read-out in closed form\n\n"
+            "Under mpirun ranks share the samples of each batch.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        c.add_argument(
+            "--learner", type=_one_of(_LEARNERS, "learner"), default="adam", help="one of those below (adam)"
+        )
+        c.add_argument("--epochs", type=_positive(int), metavar="N", help="of Adam; iterations of the others")
+        c.add_argument(
+            "--divisions",
+            type=int,
+            choices=range(1, 6),
+            default=divisions,
+            metavar="N",
+            help=f"how many fifths to leave out, one after the other, and test on ({divisions})",
+        )
+        c.add_argument("--seed", type=int, default=0, metavar="N", help="of divisions and trainings (0)")
+        c.add_argument("--json", type=_file(), metavar="FILE", help="write accuracies, losses, the confusion matrix")
+        c.add_argument("--plot", type=_file(".png", ".pdf", ".svg"), metavar="FILE", help="draw how well, and by what")
+        return c
+
+    c = add(
+        "vowels",
+        "spoken vowels by a wave in a plate whose speed is trained",
+        "Tell 279 recordings of three vowels apart by a wave in a plate: speech enters at a point, energy is measured\n"
+        "at three (Hughes et al. 2019). The pseudoinverse: a plate that is not trained, with a linear read-out.",
+        5,
+    )
+    c.add_argument("--points", type=_positive(int), metavar="N", help="along each side of the plate (60)")
+    c.add_argument("--samples", type=_positive(int), metavar="N", help="of each sound, at 10 kHz (700)")
+    c.add_argument("--data", metavar="DIR", help="the recordings' folder (default: downloaded once)")
+    c.add_argument("--agreement", action="store_true", help="solve the plate by finer FD and FEM too")
+    c = add(
+        "optics-digits",
+        "5,000 digits of MNIST by light in five phase masks",
+        "Tell digits apart by light that passes five trained phase masks (Lin et al. 2018), by the paraxial equation.\n"
+        "The pseudoinverse: random masks, a camera, and a linear read-out.",
+        1,
+    )
+    c.add_argument("--agreement", action="store_true", help="send a digit's light by finer FD and FEM too")
+    for name, text in (("digits", "1,797 digits of 8 x 8 pixels"), ("mnist5k", "5,000 digits of MNIST, 28 x 28")):
+        c = add(
+            name,
+            f"{text}, by generated networks and media",
+            f"Tell {text}, apart: by a generated network (adam, lbfgs); by a reaction-diffusion\n"
+            "medium whose fields are trained through its adjoint (pde); by a random one and a read-out in closed form\n"
+            "(pseudoinverse).",
+            1,
+        )
+        c.add_argument("--method", choices=("fd", "fem"), default="fd", help="on pixels or triangles between (fd)")
+        c.add_argument(
+            "--layers",
+            choices=("npde", "random", "autoencoder"),
+            help="of the pseudoinverse: an equation's, random convolutions, autoencoders (npde)",
+        )
+        c.add_argument(
+            "--ranks-per-sample", type=_positive(int), metavar="N", help="pde: ranks that share a sample's domain (1)"
+        )
 
 
 def _add_glioma(tasks: Any) -> None:
@@ -542,7 +628,85 @@ def _learn_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         brain.figure_of_fits(arguments.plot, fine, scans, fits, comm)
 
 
-_LEARN = {"scratch-assay": _learn_scratch_assay, "glioma": _learn_glioma}
+def _learn_vowels(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    from npde_fem import recognition
+
+    if arguments.agreement and arguments.learner == "pseudoinverse":
+        raise ValueError("--agreement: for a trained plate, not for the pseudoinverse")
+    chosen = {name: getattr(arguments, name) for name in ("points", "samples") if getattr(arguments, name)}
+    found = recognition.recognise_vowels(
+        vowels(arguments.data, comm),
+        arguments.learner,
+        divisions=range(arguments.divisions),
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        comm=comm,
+        **chosen,
+    )
+    _report(found, arguments, comm)
+
+
+def _learn_optics(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    from npde_fem import recognition
+
+    if arguments.agreement and arguments.learner == "pseudoinverse":
+        raise ValueError("--agreement: for trained masks, not for the pseudoinverse")
+    found = recognition.recognise_optics(
+        *mnist5k(comm),
+        arguments.learner,
+        divisions=range(arguments.divisions),
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        comm=comm,
+    )
+    _report(found, arguments, comm)
+
+
+def _learn_digits(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    from npde_fem import recognition
+
+    if arguments.layers and arguments.learner != "pseudoinverse":
+        raise ValueError(f"--layers: for the learner pseudoinverse, not for {arguments.learner}")
+    data = digits(comm) if arguments.task == "digits" else mnist5k(comm)
+    found = recognition.recognise_digits(
+        *data,
+        arguments.learner,
+        arguments.method,
+        task=arguments.task,
+        layers=arguments.layers or "npde",
+        divisions=range(arguments.divisions),
+        epochs=arguments.epochs,
+        seed=arguments.seed,
+        comm=comm,
+        ranks_per_sample=arguments.ranks_per_sample or 1,
+    )
+    _report(found, arguments, comm)
+
+
+def _report(found: Any, arguments: argparse.Namespace, comm: MPI.Comm) -> None:
+    """Print what was learnt, write it and draw it."""
+    from npde_fem import recognition
+
+    say(comm, recognition.heading())
+    say(comm, recognition.row(found))
+    more: dict[str, Any] = {}
+    if getattr(arguments, "agreement", False):
+        more["agreement"] = ways = recognition.agreement(found, comm)
+        say(comm, recognition.table_of_ways(ways))
+    if arguments.json:
+        recognition.write_json(found, arguments.json, comm, **more)
+    if arguments.plot:
+        recognition.figure(arguments.plot, found, comm)
+
+
+_LEARN = {
+    "scratch-assay": _learn_scratch_assay,
+    "glioma": _learn_glioma,
+    "vowels": _learn_vowels,
+    "optics-digits": _learn_optics,
+    "digits": _learn_digits,
+    "mnist5k": _learn_digits,
+}
 """What learns each task; its arguments are added beside those of the others in :func:`_parser`."""
 
 

@@ -121,11 +121,15 @@ class Training:
         return self.comm.size
 
     def share(self) -> None:
-        """Let all members of the ensemble begin with the same weights."""
+        """Let all members of the ensemble begin with the same weights and buffers.
+
+        Fields and buffers are a rank's own, as the places of its dofs are, and those of the first member's.
+        """
         if self.ensemble is None:
             return
+        weights = {id(p) for p in self.model.parameters() if not isinstance(p, Distributed)}
         for p in (*self.model.parameters(), *self.model.buffers()):
-            group = self.ensemble.across if isinstance(p, Distributed) else self.ensemble.comm
+            group = self.ensemble.comm if id(p) in weights else self.ensemble.across
             first = group.bcast(p.detach().cpu(), root=0)
             with torch.no_grad():
                 p.copy_(first)

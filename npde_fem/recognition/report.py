@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,14 +135,13 @@ def record(found: Recognition) -> dict[str, Any]:
     }
 
 
-def write_json(found: Sequence[Recognition], path: str | os.PathLike[str], comm: MPI.Comm) -> None:
-    """Write one as an object, several as a list of such, whole or not at all (collective)."""
+def write_json(found: Recognition, path: str | os.PathLike[str], comm: MPI.Comm, **more: Any) -> None:
+    """Write one as an object, with more beside it by name, whole or not at all (collective)."""
 
     def write() -> None:
         target = Path(path)
         aside = target.with_name(f".{target.name}.part")
-        records = [record(one) for one in found]
-        aside.write_text(json.dumps(records[0] if len(records) == 1 else records, indent=1) + "\n")
+        aside.write_text(json.dumps(record(found) | more, indent=1) + "\n")
         aside.replace(target)
 
     on_root(comm, write)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from npde_fem.datasets import Vowels
 from npde_fem.learn import LBFGS, Adam, Ensemble, PDEConstrained, Pseudoinverse
@@ -31,7 +31,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
-__all__ = ["PassivePlate", "Plate", "agreement", "recognise_vowels", "sounds"]
+__all__ = ["PassivePlate", "Plate", "recognise_vowels", "sound_by_pde", "sounds"]
 
 RATE, SAMPLES, POINTS = 10_000, 700, 60
 EPOCHS = {"adam": 10, "lbfgs": 30, "pde": 30}
@@ -260,7 +260,7 @@ def recognise_vowels(
     Returns
     -------
     Recognition
-        Of the method ``"fd"``: leapfrog on a lattice is finite differences; see :func:`agreement` for elements.
+        Of the method ``"fd"``: leapfrog on a lattice is finite differences; see :func:`sound_by_pde` for elements.
 
     Raises
     ------
@@ -298,36 +298,47 @@ def recognise_vowels(
     )
 
 
-def agreement(plate: Plate, sound: Tensor, refine: int = 2, comm: MPI.Comm = MPI.COMM_WORLD) -> dict[str, Any]:
-    """Return the shares of energy at the probes by three ways to solve the plate's equation (collective).
+def sound_by_pde(
+    plate: Plate,
+    sound: Tensor,
+    method: Literal["fd", "fem"] = "fem",
+    *,
+    refine: int = 2,
+    comm: MPI.Comm = MPI.COMM_WORLD,
+) -> npt.NDArray[np.float64]:
+    """Return the probabilities of the classes of a sound, by another discretisation of the plate (collective).
+
+    Leapfrog on a lattice ``refine`` times finer; ``"fem"``: linear elements of lumped mass on triangles between its
+    points. The speed is multilinear between the plate's points. With ``"fd"`` and ``refine`` 1 it is the plate itself.
 
     Parameters
     ----------
     plate
         The plate.
     sound
-        One sound, shape (samples, 1).
+        Shape (samples, 1).
+    method
+        Finite differences or elements.
     refine
-        How many times finer than the plate's own lattice FD and FEM are.
+        How many times finer than the plate's own lattice.
     comm
-        Ranks of grid and mesh.
+        Ranks of grid or mesh.
 
-    Returns
-    -------
-    dict
-        ``network``: of the plate's recurrence; ``fd``: finite differences on the plate's lattice, the same to
-        round-off; ``fd fine`` and ``fem fine``: finite differences on a finer lattice, and linear elements of lumped
-        mass on triangles between its points. The speed is multilinear between the plate's points.
+    Raises
+    ------
+    ValueError
+        If an argument is not as above.
     """
-    from dolfinx import mesh as dmesh
+    positive("sound_by_pde", refine=refine)
+    if method not in ("fd", "fem"):
+        raise ValueError(f"sound_by_pde: method {method!r} given; 'fd' or 'fem' allowed")
+    equation, n = plate.as_equation(), plate.lattice.shape[0]
+    if method == "fd":
+        solved = equation.solve(sound.double(), comm=comm, refine=refine, substeps=refine)
+    else:
+        from dolfinx import mesh as dmesh
 
-    n = plate.lattice.shape[0]
-    equation = plate.as_equation()
-    cells = (n + 1) * refine
-    mesh = dmesh.create_rectangle(comm, [[-1.0, -1.0], [float(n), float(n)]], [cells, cells])
-    with torch.no_grad():
-        known = {"network": plate(sound[None].to(plate.damping.dtype))[0].double().numpy()}
-    known["fd"] = equation.solve(sound.double(), comm=comm).outputs
-    known["fd fine"] = equation.solve(sound.double(), comm=comm, refine=refine, substeps=refine).outputs
-    known["fem fine"] = equation.solve(sound.double(), on=mesh, substeps=refine + 1).outputs
-    return {name: torch.softmax(torch.from_numpy(np.asarray(z)), -1).numpy() for name, z in known.items()}
+        cells = (n + 1) * refine
+        mesh = dmesh.create_rectangle(comm, [[-1.0, -1.0], [float(n), float(n)]], [cells, cells])
+        solved = equation.solve(sound.double(), on=mesh, substeps=refine + 1)
+    return np.asarray(torch.softmax(torch.from_numpy(np.asarray(solved.outputs)), -1))
