@@ -12,6 +12,7 @@ from npde_fem import datasets
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.io import wavfile
 
 HEADER = "Column,Position,Dens1,Dens2,Dens3,AvgDens,CV,Time"
 
@@ -179,6 +180,83 @@ def test_says_how_to_get_data_that_cannot_be_downloaded(served):
     stop()
     with pytest.raises(FileNotFoundError, match=r"cannot be downloaded.*by hand.*--data"):
         datasets.scratch_assay(20)
+
+
+# ---------------------------------------------------------------------------------------- digits, vowels
+
+
+def test_mnist_digits():
+    images, labels = datasets.mnist5k()
+    assert images.shape == (5000, 28, 28) and (images.min(), images.max()) == (0, 1)
+    assert np.bincount(labels).tolist() == [500] * 10
+    # A one is a narrow stroke, a zero has a hole in its middle.
+    assert images[labels == 1].mean() < 0.6 * images[labels == 0].mean()
+    assert images[labels == 0][:, 14, 14].mean() < 0.1 < 0.5 < images[labels == 1][:, 14, 14].mean()
+
+
+@pytest.fixture
+def sounds(tmp_path, monkeypatch):
+    """Two recordings in the place of the published ones, in a folder; the package's checksums are theirs."""
+    folder, package = tmp_path / "vowels", tmp_path / "package"
+    folder.mkdir()
+    package.mkdir()
+    lines = []
+    for name, frequency in (("m01ae", 200), ("w07iy", 400)):
+        wave = np.sin(2 * np.pi * frequency * np.arange(1600) / 16_000)
+        wavfile.write(folder / f"{name}.wav", 16_000, np.round(16384 * wave).astype(np.int16))
+        lines.append(f"{name}.wav {hashlib.sha256((folder / f'{name}.wav').read_bytes()).hexdigest()}")
+    (package / "vowels.sha256").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(datasets, "__file__", str(package / "datasets.py"))
+    return folder
+
+
+def test_recordings(sounds):
+    for folder in (sounds, sounds.parent):
+        found = datasets.vowels(folder)
+        assert found.labels.tolist() == [0, 2] and found.names == ("ae", "ei", "iy")
+        assert found.speakers == ["m01", "w07"] and found.rate == 16_000
+        assert [len(signal) for signal in found.signals] == [1600, 1600]
+        assert np.abs(found.signals[0]).max() == pytest.approx(0.5, abs=1e-3)
+        assert not found.signals[0].flags.writeable
+
+
+def test_damaged_or_missing_recordings(sounds, monkeypatch):
+    path = sounds / "w07iy.wav"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(datasets.DataCorrupted, match=r"w07iy.wav is not the published file"):
+        datasets.vowels(sounds)
+    path.unlink()
+    with pytest.raises(
+        datasets.DataUnavailable, match=r"folder is .* the 2 recordings are not there\. Download https://"
+    ):
+        datasets.vowels(sounds)
+    monkeypatch.setenv("NPDE_FEM_DATA", str(sounds))
+    with pytest.raises(datasets.DataUnavailable, match="variable NPDE_FEM_DATA is"):
+        datasets.vowels()
+
+
+def test_recordings_are_downloaded_once_and_checked(sounds, served, monkeypatch):
+    folder, cache, stop = served
+    monkeypatch.setattr(datasets, "VOWELS_URL", datasets.SCRATCH_ASSAY_URL)
+    for path in sounds.iterdir():
+        shutil.copy(path, folder)
+    first = datasets.vowels()
+    stop()
+    assert np.array_equal(datasets.vowels().signals[1], first.signals[1])
+    assert sorted(path.name for path in (cache / "vowels").iterdir()) == ["m01ae.wav", "w07iy.wav"]
+
+
+def test_recordings_of_which_a_download_is_corrupted(sounds, served, monkeypatch):
+    folder, cache, stop = served
+    monkeypatch.setattr(datasets, "VOWELS_URL", datasets.SCRATCH_ASSAY_URL)
+    for path in sounds.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(datasets.DataCorrupted, match="does not hold the published files"):
+        datasets.vowels()
+    stop()
+    with pytest.raises(datasets.DataUnavailable, match="cannot be downloaded"):
+        datasets.vowels()
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 # ---------------------------------------------------------------------------------------------- brain maps

@@ -14,7 +14,7 @@ import torch
 from mpi4py import MPI
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_recognition_vowels import SMALL, tones  # noqa: E402
+from test_recognition_vowels import SMALL, tones
 
 comm = MPI.COMM_WORLD
 images, labels = datasets.digits()
