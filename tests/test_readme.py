@@ -33,7 +33,7 @@ def run(command, folder, timeout=300):
 
 
 def test_readme_has_code():
-    assert len(SCRIPTS) == 5 and COMMANDS
+    assert len(SCRIPTS) == 6 and COMMANDS
     assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
 
 
@@ -79,6 +79,13 @@ def test_networks(tmp_path):
     (mass, most), (other_mass, other_most) = (re.findall(r"\d+\.\d+", line) for line in (grid, triangles))
     assert float(mass) == pytest.approx(float(other_mass), rel=2e-3) and float(mass) > 5
     assert float(most) == pytest.approx(float(other_most), rel=3e-2)
+
+
+def test_learners(tmp_path):
+    lines = [line.split() for line in output_of(SCRIPTS[5], tmp_path).splitlines()]
+    assert [line[0] for line in lines] == ["Adam:", "LBFGS:", "Pseudoinverse:"]
+    assert all(float(line[1]) > 93 for line in lines)
+    assert len((tmp_path / "digits.csv").read_text().splitlines()) == 102 and (tmp_path / "digits.pt").is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "npde"], ids=lambda c: c[1])
