@@ -628,38 +628,28 @@ def _learn_glioma(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
         brain.figure_of_fits(arguments.plot, fine, scans, fits, comm)
 
 
+def _chosen(arguments: argparse.Namespace, comm: MPI.Comm) -> dict[str, Any]:
+    """Return what all that recognises takes."""
+    if getattr(arguments, "agreement", False) and arguments.learner == "pseudoinverse":
+        raise ValueError("--agreement: for what is trained, not for the learner pseudoinverse")
+    divisions = range(arguments.divisions)
+    return {"divisions": divisions, "epochs": arguments.epochs, "seed": arguments.seed, "comm": comm}
+
+
 def _learn_vowels(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     from npde_fem import recognition
 
-    if arguments.agreement and arguments.learner == "pseudoinverse":
-        raise ValueError("--agreement: for a trained plate, not for the pseudoinverse")
-    chosen = {name: getattr(arguments, name) for name in ("points", "samples") if getattr(arguments, name)}
-    found = recognition.recognise_vowels(
-        vowels(arguments.data, comm),
-        arguments.learner,
-        divisions=range(arguments.divisions),
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        comm=comm,
-        **chosen,
-    )
-    _report(found, arguments, comm)
+    chosen = _chosen(arguments, comm)
+    chosen |= {name: getattr(arguments, name) for name in ("points", "samples") if getattr(arguments, name)}
+    recordings = vowels(arguments.data, comm)
+    _report(recognition.recognise_vowels(recordings, arguments.learner, **chosen), arguments, comm)
 
 
 def _learn_optics(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
     from npde_fem import recognition
 
-    if arguments.agreement and arguments.learner == "pseudoinverse":
-        raise ValueError("--agreement: for trained masks, not for the pseudoinverse")
-    found = recognition.recognise_optics(
-        *mnist5k(comm),
-        arguments.learner,
-        divisions=range(arguments.divisions),
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        comm=comm,
-    )
-    _report(found, arguments, comm)
+    chosen = _chosen(arguments, comm)
+    _report(recognition.recognise_optics(*mnist5k(comm), arguments.learner, **chosen), arguments, comm)
 
 
 def _learn_digits(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
@@ -667,20 +657,11 @@ def _learn_digits(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
 
     if arguments.layers and arguments.learner != "pseudoinverse":
         raise ValueError(f"--layers: for the learner pseudoinverse, not for {arguments.learner}")
+    chosen = _chosen(arguments, comm)
+    chosen |= {"task": arguments.task, "layers": arguments.layers or "npde"}
+    chosen["ranks_per_sample"] = arguments.ranks_per_sample or 1
     data = digits(comm) if arguments.task == "digits" else mnist5k(comm)
-    found = recognition.recognise_digits(
-        *data,
-        arguments.learner,
-        arguments.method,
-        task=arguments.task,
-        layers=arguments.layers or "npde",
-        divisions=range(arguments.divisions),
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        comm=comm,
-        ranks_per_sample=arguments.ranks_per_sample or 1,
-    )
-    _report(found, arguments, comm)
+    _report(recognition.recognise_digits(*data, arguments.learner, arguments.method, **chosen), arguments, comm)
 
 
 def _report(found: Any, arguments: argparse.Namespace, comm: MPI.Comm) -> None:

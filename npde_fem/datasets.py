@@ -75,6 +75,42 @@ def _frozen(values: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Any:
     return array
 
 
+def _published(kind: str, url: str, checksums: dict[str, str], folder: str | os.PathLike[str] | None) -> list[Path]:
+    """Return where published files are: in a folder that is named, or in the cache, downloaded and checked."""
+    names = list(checksums)
+    what, link = (names[0], url + names[0]) if len(names) == 1 else (f"the {len(names)} files of {kind}", url)
+    advice = (
+        f"Download {link} by hand and name its folder: by the environment variable NPDE_FEM_DATA, "
+        "by --data on the command line, or by the argument folder."
+    )
+    origin = "folder" if folder is not None else "the environment variable NPDE_FEM_DATA"
+    named = folder if folder is not None else os.environ.get("NPDE_FEM_DATA")
+    if named:
+        candidates = (Path(named) / kind, Path(named))
+        for candidate in candidates:
+            if all((candidate / name).is_file() for name in names):
+                return [candidate / name for name in names]
+        places = " nor ".join(str(candidate) for candidate in candidates)
+        raise DataUnavailable(f"{origin} is {named}, but {what} cannot be found in {places}. {advice}")
+
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise DataUnavailable(f"downloading {what} needs the package pooch (pip install pooch). {advice}") from None
+    registry = {name: f"sha256:{checksum}" for name, checksum in checksums.items()}
+    store = pooch.create(pooch.os_cache("npde_fem") / kind, url, registry=registry)
+    download = pooch.HTTPDownloader(timeout=30)
+    found = []
+    for name in names:
+        try:
+            found.append(Path(store.fetch(name, downloader=download)))
+        except ValueError as error:  # pooch's way to say that the checksum differs
+            raise DataCorrupted(f"{name} was downloaded from {url}, but is not the published file: {error}") from None
+        except OSError as error:  # requests' errors are OSErrors, as are those of an unwritable cache
+            raise DataUnavailable(f"{name} cannot be downloaded ({type(error).__name__}: {error}). {advice}") from None
+    return found
+
+
 # --------------------------------------------------------------------------------------------- scratch assay
 
 
@@ -255,7 +291,8 @@ def scratch_assay(
         raise ValueError(f"density must be one of {', '.join(map(str, SCRATCH_ASSAY_SHA256))}, not {density!r}")
 
     def read() -> ScratchAssay:
-        path = _scratch_assay_file(density, folder)
+        name = f"CellDensity_{density}.csv"
+        (path,) = _published("scratch_assay", SCRATCH_ASSAY_URL, {name: SCRATCH_ASSAY_SHA256[density]}, folder)
         assay = _read_scratch_assay(path, density)
         if assay.replicates.shape != (5, 3, 38):
             raise ValueError(
@@ -265,41 +302,6 @@ def scratch_assay(
         return assay
 
     return on_root(comm, read)
-
-
-def _scratch_assay_file(density: int, folder: str | os.PathLike[str] | None) -> Path:
-    name = f"CellDensity_{density}.csv"
-    url = SCRATCH_ASSAY_URL + name
-    advice = (
-        f"Download {url} by hand and name its folder: by the environment variable NPDE_FEM_DATA, "
-        "by --data on the command line, or by the argument folder."
-    )
-    origin = "folder" if folder is not None else "the environment variable NPDE_FEM_DATA"
-    named = folder if folder is not None else os.environ.get("NPDE_FEM_DATA")
-    if named:
-        candidates = (Path(named) / "scratch_assay" / name, Path(named) / name)
-        for candidate in candidates:
-            if candidate.is_file():
-                return candidate
-        raise DataUnavailable(f"{origin} is {named}, but there is no {' nor '.join(map(str, candidates))}. {advice}")
-
-    try:
-        import pooch
-    except ModuleNotFoundError:
-        raise DataUnavailable(f"downloading {name} needs the package pooch (pip install pooch). {advice}") from None
-    try:
-        fetched = pooch.retrieve(
-            url,
-            known_hash=f"sha256:{SCRATCH_ASSAY_SHA256[density]}",
-            fname=name,
-            path=pooch.os_cache("npde_fem") / "scratch_assay",
-            downloader=pooch.HTTPDownloader(timeout=30),
-        )
-    except ValueError as error:  # pooch's way to say that the checksum differs
-        raise DataCorrupted(f"{name} was downloaded from {url}, but is not the published file: {error}") from None
-    except OSError as error:  # requests' errors are OSErrors, as are those of an unwritable cache
-        raise DataUnavailable(f"{name} cannot be downloaded ({type(error).__name__}: {error}). {advice}") from None
-    return Path(fetched)
 
 
 # ---------------------------------------------------------------------------------------------- brain maps
@@ -679,7 +681,7 @@ def _vowels(folder: str | os.PathLike[str] | None) -> Vowels:
     from scipy.io import wavfile
 
     registry = dict(line.split() for line in (Path(__file__).parent / "vowels.sha256").read_text().splitlines())
-    paths = _vowel_files(folder, registry)
+    paths = _published("vowels", VOWELS_URL, registry, folder)
     names = ("ae", "ei", "iy")
     signals, rates = [], set()
     for path in paths:
@@ -690,25 +692,3 @@ def _vowels(folder: str | os.PathLike[str] | None) -> Vowels:
         signals.append(_frozen(samples / 32768))
     labels = [names.index(path.stem[3:]) for path in paths]
     return Vowels(signals, _frozen(labels, np.int64), names, [path.stem[:3] for path in paths], rates.pop())
-
-
-def _vowel_files(folder: str | os.PathLike[str] | None, registry: dict[str, str]) -> list[Path]:
-    advice = f"Download {VOWELS_URL} and name the folder by NPDE_FEM_DATA, --data or the argument folder."
-    origin = "folder" if folder is not None else "the environment variable NPDE_FEM_DATA"
-    named = folder if folder is not None else os.environ.get("NPDE_FEM_DATA")
-    if named:
-        for candidate in (Path(named) / "vowels", Path(named)):
-            if all((candidate / name).is_file() for name in registry):
-                return [candidate / name for name in registry]
-        raise DataUnavailable(f"{origin} is {named}, but the {len(registry)} recordings are not there. {advice}")
-    try:
-        import pooch
-    except ModuleNotFoundError:
-        raise DataUnavailable(f"downloading vowels needs the package pooch (pip install pooch). {advice}") from None
-    store = pooch.create(pooch.os_cache("npde_fem") / "vowels", VOWELS_URL, registry=registry)
-    try:
-        return [Path(store.fetch(name, downloader=pooch.HTTPDownloader(timeout=30))) for name in registry]
-    except ValueError as error:  # pooch's way to say that the checksum differs
-        raise DataCorrupted(f"{VOWELS_URL} does not hold the published files: {error}") from None
-    except OSError as error:
-        raise DataUnavailable(f"vowels cannot be downloaded ({type(error).__name__}: {error}). {advice}") from None

@@ -90,8 +90,9 @@ def test_published_data(density):
     # The scratch is open at first and the cells grow.
     assert assay.mean[0, 15:23].mean() < 0.2 * assay.mean[0].max()
     assert assay.mean[-1].sum() > 1.3 * assay.mean[0].sum()
-    path = datasets._scratch_assay_file(density, None)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == datasets.SCRATCH_ASSAY_SHA256[density]
+    name, checksum = f"CellDensity_{density}.csv", datasets.SCRATCH_ASSAY_SHA256[density]
+    (path,) = datasets._published("scratch_assay", datasets.SCRATCH_ASSAY_URL, {name: checksum}, None)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum
 
 
 @pytest.mark.parametrize("inner", ["", "scratch_assay"])
@@ -227,7 +228,7 @@ def test_damaged_or_missing_recordings(sounds, monkeypatch):
         datasets.vowels(sounds)
     path.unlink()
     with pytest.raises(
-        datasets.DataUnavailable, match=r"folder is .* the 2 recordings are not there\. Download https://"
+        datasets.DataUnavailable, match=r"folder is .* the 2 files of vowels cannot be found in .* https://"
     ):
         datasets.vowels(sounds)
     monkeypatch.setenv("NPDE_FEM_DATA", str(sounds))
@@ -251,7 +252,7 @@ def test_recordings_of_which_a_download_is_corrupted(sounds, served, monkeypatch
     monkeypatch.setattr(datasets, "VOWELS_URL", datasets.SCRATCH_ASSAY_URL)
     for path in sounds.iterdir():
         (folder / path.name).write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(datasets.DataCorrupted, match="does not hold the published files"):
+    with pytest.raises(datasets.DataCorrupted, match="is not the published file"):
         datasets.vowels()
     stop()
     with pytest.raises(datasets.DataUnavailable, match="cannot be downloaded"):

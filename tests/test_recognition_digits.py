@@ -140,10 +140,10 @@ def test_command_line_agreement_and_figure_of_masks(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["digits", "--layers", "random"], "--layers: for the learner pseudoinverse"),
-        (["vowels", "--learner", "pseudoinverse", "--agreement"], "--agreement: for a trained plate"),
-        (["optics-digits", "--learner", "pseudoinverse", "--agreement"], "--agreement: for trained masks"),
+        (["vowels", "--learner", "pseudoinverse", "--agreement"], "--agreement: for what is trained"),
+        (["optics-digits", "--learner", "pseudoinverse", "--agreement"], "--agreement: for what is trained"),
         (["digits", "--ranks-per-sample", "2"], "1 allowed unless the learner is 'pde'"),
-        (["vowels", "--data", "nowhere"], "the 279 recordings are not there"),
+        (["vowels", "--data", "nowhere"], "the 279 files of vowels cannot be found in nowhere"),
     ],
 )
 def test_command_line_refuses(arguments, message, capsys):
