@@ -253,6 +253,8 @@ def _add_scratch_assay(tasks: Any) -> None:
         "--model", type=_one_of(names, "model"), default="porous-fisher", help=f"{', '.join(names)} (porous-fisher)"
     )
     c.add_argument("--method", choices=assay.METHODS, default="fem", help="discretisation (default fem)")
+    kind = _one_of(assay.LEARNERS, "learner")
+    c.add_argument("--learner", type=kind, default="pde", help="pde: Newton's method; lbfgs: quasi-Newton (pde)")
     c.add_argument(
         "--data",
         nargs="+",
@@ -584,6 +586,7 @@ def _learn_scratch_assay(arguments: argparse.Namespace, comm: MPI.Comm) -> None:
                     measured,
                     model,
                     arguments.method,
+                    learner=arguments.learner,
                     hold_out=arguments.hold_out,
                     capacity=capacity,
                     cells=arguments.cells,

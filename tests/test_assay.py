@@ -205,6 +205,14 @@ def test_known_capacity_is_kept(measured):
     assert fit.estimated == 3 and fit.covariance.shape == (2, 2)
 
 
+def test_learners_end_in_the_same_minimum(fits, measured):
+    newton, quasi = fits["fd"], assay.fit(measured, "porous-fisher", "fd", learner="lbfgs", progress=False)
+    assert quasi.loss == pytest.approx(newton.loss, rel=1e-7)
+    assert quasi.minimum.iterations != newton.minimum.iterations
+    for name, estimate in newton.parameters.items():
+        assert quasi.parameters[name].value == pytest.approx(estimate.value, rel=1e-3), name
+
+
 def test_what_the_data_do_not_limit_is_said(tmp_path):
     """Growth without a limit: K runs to its bound, has no error there, and is null in JSON."""
     clean = march(lambda u: 500.0 + 0 * u, lambda u: 0.02 * u)
@@ -231,6 +239,7 @@ def test_bad_input_is_named(measured):
     for arguments, message in (
         ({"model": "fischer"}, "fisher, porous-fisher, general allowed"),
         ({"method": "fdm"}, "fem, fd allowed"),
+        ({"learner": "adam"}, "learner 'adam' is unknown; pde, lbfgs allowed"),
         ({"hold_out": 30.0}, "times after the first one in the data: 12, 24, 36, 48"),
         ({"hold_out": 0.0}, "hold_out: 0 h given"),
         ({"capacity": -1.0}, "capacity must be a positive number"),

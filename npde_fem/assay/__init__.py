@@ -10,12 +10,13 @@ parameters from all later times and wells jointly, with standard errors and what
 """
 
 from npde_fem.assay.drawing import figure
-from npde_fem.assay.fit import METHODS, Estimate, Fit, aicc, bic, fit
+from npde_fem.assay.fit import LEARNERS, METHODS, Estimate, Fit, aicc, bic, fit
 from npde_fem.assay.model import CONFLUENCE, MODELS, Model
 from npde_fem.assay.report import heading, row, selection, write_json
 
 __all__ = [
     "CONFLUENCE",
+    "LEARNERS",
     "METHODS",
     "MODELS",
     "Estimate",

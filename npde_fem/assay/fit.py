@@ -20,12 +20,15 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-__all__ = ["METHODS", "Estimate", "Fit", "aicc", "bic", "fit"]
+__all__ = ["LEARNERS", "METHODS", "Estimate", "Fit", "aicc", "bic", "fit"]
 
 Array = npt.NDArray[np.float64]
 
 METHODS = ("fem", "fd")
 """Finite elements (P1), finite differences."""
+
+LEARNERS = ("pde", "lbfgs")
+"""Newton's method with the exact Hessian, a quasi-Newton one."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def fit(
     model: str = "porous-fisher",
     method: str = "fem",
     *,
+    learner: str = "pde",
     hold_out: float | None = None,
     capacity: float | None = None,
     cells: int = 2,
@@ -184,10 +188,9 @@ def fit(
     """Fit a model to all wells, strips and times after the first jointly (collective).
 
     The state begins with the mean of the wells at the first time, linear between strips. The loss is
-    ``1/2 sum (u(x, t) - measured)^2 / sigma^2``; TAO's Newton method with bounds minimises it by exact gradients and
-    Hessian products (SciPy's L-BFGS-B by gradients, where PETSc has complex scalars and so no TAO). The covariance of
-    the estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact Hessian at the minimum, without the rows
-    of the numbers that lie on a bound.
+    ``1/2 sum (u(x, t) - measured)^2 / sigma^2``, minimised with bounds by exact gradients. The covariance of the
+    estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact Hessian at the minimum, without the rows of the
+    numbers that lie on a bound.
 
     Parameters
     ----------
@@ -197,6 +200,9 @@ def fit(
         One of :data:`~npde_fem.assay.MODELS`.
     method
         One of :data:`METHODS`.
+    learner
+        ``"pde"``: TAO's Newton method, with Hessian products too; ``"lbfgs"``: its quasi-Newton method. (SciPy's
+        L-BFGS-B for both, where PETSc has complex scalars and so no TAO.)
     hold_out
         A time of the data to leave out of the fit, and to predict.
     capacity
@@ -238,6 +244,8 @@ def fit(
     comm = comm or MPI.COMM_WORLD
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; {', '.join(METHODS)} allowed")
+    if learner not in LEARNERS:
+        raise ValueError(f"learner {learner!r} is unknown; {', '.join(LEARNERS)} allowed")
     fitted = _fitted_times(assay, hold_out)
     law = model_for(assay, model, capacity)
     free = [p for p in law.parameters if p.name != "K" or capacity is None]
@@ -270,7 +278,7 @@ def fit(
         progress=False,
     )
     first = _flat(free)
-    minimum = constrained.minimize(default_method(hessian=True), gtol=1e-5, progress=progress)
+    minimum = constrained.minimize(default_method(hessian=learner == "pde"), gtol=1e-5, progress=progress)
     bound = _at_bound(free, first)
     covariance = constrained.covariance(residuals=wells.size, held=bound)
     solution = solve(

@@ -109,7 +109,7 @@ def _plate(part: Any, plate: Plate | PassivePlate, found: Recognition) -> None:
     wave = plate if isinstance(plate, Plate) else plate.wave
     axes = part.subplots(1, 1 + len(found.classes))
     with torch.no_grad():
-        _image(part, axes[0], wave.speed.cpu().T, "speed $c(x)$", "Greys", vmax=1.0)
+        _image(part, axes[0], wave.speed.cpu().T, "speed $c(x)$", "Greys_r", vmin=0.0, vmax=1.0)
         for name, sound, axis in zip(found.classes, found.examples, axes[1:], strict=True):
             _, states = wave(sound[None].to(wave.damping.dtype), states=True)
             energy = states[0].square().mean(0)

@@ -110,34 +110,32 @@ def recognise(
     trained: list[Trained] = []
     examples, kept = x[:0], dict[str, npt.NDArray[np.float64]]()
     ensemble = Ensemble(comm, ranks_per_sample)
-    try:
-        for k in chosen:
-            seen, unseen = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != k, fold == k))
-            torch.manual_seed(seed + k)
-            model, how = make(ensemble)
-            solves_for_weights = isinstance(how, Pseudoinverse)
-            found = fit(
-                model,
-                (x[seen], y[seen]),
-                None if solves_for_weights else loss,
-                how,
-                epochs=epochs,
-                validation=(x[unseen], y[unseen]),
-                metrics=("accuracy",),
-                seed=seed + k,
-                comm=comm,
-                ensemble=ensemble,
-                progress=progress,
-            )
-            answers = _answers(found.model, x[unseen], ensemble)
-            confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-            np.add.at(confusion, (labels[unseen.numpy()], answers), 1)
-            if not trained:
-                examples = x[unseen][_examples(labels[unseen.numpy()], answers)]
-                kept = {} if fields is None else fields(found.model)
-            trained.append(Trained(found, confusion))
-    finally:
-        ensemble.free()
+    for k in chosen:
+        seen, unseen = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != k, fold == k))
+        torch.manual_seed(seed + k)
+        model, how = make(ensemble)
+        solves_for_weights = isinstance(how, Pseudoinverse)
+        found = fit(
+            model,
+            (x[seen], y[seen]),
+            None if solves_for_weights else loss,
+            how,
+            epochs=epochs,
+            validation=(x[unseen], y[unseen]),
+            metrics=("accuracy",),
+            seed=seed + k,
+            comm=comm,
+            ensemble=ensemble,
+            progress=progress,
+        )
+        answers = _answers(found.model, x[unseen], ensemble)
+        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+        np.add.at(confusion, (labels[unseen.numpy()], answers), 1)
+        if not trained:
+            examples = x[unseen][_examples(labels[unseen.numpy()], answers)]
+            kept = {} if fields is None else fields(found.model)
+        trained.append(Trained(found, confusion))
+    ensemble.free()
     return Recognition(task, learner, method, tuple(names), trained, examples, kept, reference)
 
 
