@@ -189,8 +189,8 @@ def fit(
 
     The state begins with the mean of the wells at the first time, linear between strips. The loss is
     ``1/2 sum (u(x, t) - measured)^2 / sigma^2``, minimised with bounds by exact gradients. The covariance of the
-    estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact Hessian at the minimum, without the rows of the
-    numbers that lie on a bound.
+    estimates is ``s^2 H^-1`` with ``s^2 = 2 loss/(n - p)`` and H the exact Hessian at the minimum, without the rows of
+    the numbers that lie on a bound.
 
     Parameters
     ----------
