@@ -1,8 +1,8 @@
 """Measured data: cells of a scratch assay, maps of human brain tissue, handwritten digits, and spoken vowels.
 
 Nothing here is shipped with the package. The scratch assay and the vowels are read from a folder the user names, or
-downloaded once with checksums; brain maps and digits come with wheels of the extra ``demo``. Importing this module costs
-next to nothing: what is heavy is imported when it is used.
+downloaded once with checksums; brain maps and digits come with wheels of the extra ``demo``. Importing this module
+costs next to nothing: what is heavy is imported when it is used.
 """
 
 from __future__ import annotations
