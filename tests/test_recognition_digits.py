@@ -34,6 +34,13 @@ def test_every_learner(digits, settings, least):
     assert found.accuracy == found.trained[0].fit.history[-1].metrics["accuracy"]
 
 
+@pytest.mark.parametrize("layers", ["npde", "random"])
+def test_read_outs_of_larger_pictures(layers):
+    images, labels = (part[::5] for part in datasets.mnist5k())
+    found = recognition.recognise_digits(images, labels, "pseudoinverse", layers=layers, progress=False)
+    assert found.accuracy > 0.85
+
+
 def test_medium_on_triangles_learns(digits):
     images, labels = digits[0][:100], digits[1][:100]
     found = recognition.recognise_digits(images, labels, "pde", "fem", epochs=4, progress=False)

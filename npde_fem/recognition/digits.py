@@ -39,7 +39,7 @@ EPOCHS = {"adam": 20, "lbfgs": 100, "pde": 60}
 
 Layers = Literal["npde", "random", "autoencoder"]
 
-_BATCH, _AT_ONCE, _MEDIA = 32, 500, 3
+_BATCH, _AT_ONCE = 32, 500
 
 
 def _triangulation(pixels: tuple[int, int], comm: MPI.Comm) -> dmesh.Mesh:
@@ -170,6 +170,24 @@ def _on_triangles(pixels: tuple[int, int], classes: int) -> nn.Module:
     return nn.Sequential(_AtNodes(_pixel_of(nodes, pixels)), network, nn.Flatten(), readout)
 
 
+class _Halved(nn.Module):
+    """Pictures (batch, rows, columns) -> means over squares of 2 x 2 pixels."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(pictures[:, None], 2)[:, 0]
+
+
+def _read_out(pixels: tuple[int, int], layers: Layers) -> Pseudoinverse:
+    """Return pseudoinverse learning; what is in pictures of more pixels is seen by a medium of half as many."""
+    if layers == "autoencoder":
+        return Pseudoinverse(layers=layers, standardise=True)
+    large = min(pixels) >= 16
+    width = 2000 if large else 1000
+    if layers == "random":
+        return Pseudoinverse(layers=layers, width=width, kernel=5)
+    return Pseudoinverse(layers=[_Halved(), layers] if large else layers, width=width, standardise=True)
+
+
 def recognise_digits(
     images: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int64],
@@ -226,10 +244,7 @@ def recognise_digits(
 
     def make(ensemble: Ensemble) -> Made:
         if learner == "pseudoinverse":
-            # Random convolutions and media know what is beside what; autoencoders take pixels as they come.
-            kernel = 5 if layers == "random" else None
-            width = None if layers == "autoencoder" else max(1000, _MEDIA * pixels[0] * pixels[1])
-            return None, Pseudoinverse(layers=layers, width=width, kernel=kernel, standardise=True)
+            return None, _read_out(pixels, layers)
         if learner == "pde":
             space = MPI.COMM_SELF if ranks_per_sample == 1 else ensemble.space
             return Medium(pixels, classes, method, comm=space, seed=seed), PDEConstrained(batch=_AT_ONCE, inner="l2")
