@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from npde_fem import datasets
+from npde_fem.datasets import assays, files, speech
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_published_data(density):
     assert assay.mean[0, 15:23].mean() < 0.2 * assay.mean[0].max()
     assert assay.mean[-1].sum() > 1.3 * assay.mean[0].sum()
     name, checksum = f"CellDensity_{density}.csv", datasets.SCRATCH_ASSAY_SHA256[density]
-    (path,) = datasets._published("scratch_assay", datasets.SCRATCH_ASSAY_URL, {name: checksum}, None)
+    (path,) = files.published("scratch_assay", assays.SCRATCH_ASSAY_URL, {name: checksum}, None)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum
 
 
@@ -141,7 +142,7 @@ def served(tmp_path, monkeypatch):
     monkeypatch.delenv("NPDE_FEM_DATA", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(pooch, "os_cache", lambda project: cache)
-    monkeypatch.setattr(datasets, "SCRATCH_ASSAY_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(assays, "SCRATCH_ASSAY_URL", f"http://127.0.0.1:{server.server_port}/")
 
     def stop():
         if thread.is_alive():
@@ -207,7 +208,7 @@ def sounds(tmp_path, monkeypatch):
         wavfile.write(folder / f"{name}.wav", 16_000, np.round(16384 * wave).astype(np.int16))
         lines.append(f"{name}.wav {hashlib.sha256((folder / f'{name}.wav').read_bytes()).hexdigest()}")
     (package / "vowels.sha256").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(datasets, "__file__", str(package / "datasets.py"))
+    monkeypatch.setattr(speech, "__file__", str(package / "speech.py"))
     return folder
 
 
@@ -238,7 +239,7 @@ def test_damaged_or_missing_recordings(sounds, monkeypatch):
 
 def test_recordings_are_downloaded_once_and_checked(sounds, served, monkeypatch):
     folder, cache, stop = served
-    monkeypatch.setattr(datasets, "VOWELS_URL", datasets.SCRATCH_ASSAY_URL)
+    monkeypatch.setattr(speech, "VOWELS_URL", assays.SCRATCH_ASSAY_URL)
     for path in sounds.iterdir():
         shutil.copy(path, folder)
     first = datasets.vowels()
@@ -249,7 +250,7 @@ def test_recordings_are_downloaded_once_and_checked(sounds, served, monkeypatch)
 
 def test_recordings_of_which_a_download_is_corrupted(sounds, served, monkeypatch):
     folder, cache, stop = served
-    monkeypatch.setattr(datasets, "VOWELS_URL", datasets.SCRATCH_ASSAY_URL)
+    monkeypatch.setattr(speech, "VOWELS_URL", assays.SCRATCH_ASSAY_URL)
     for path in sounds.iterdir():
         (folder / path.name).write_bytes(path.read_bytes()[:-1])
     with pytest.raises(datasets.DataCorrupted, match="is not the published file"):
@@ -382,7 +383,7 @@ def test_brain_says_that_nilearn_is_missing(monkeypatch):
 TWO_RANKS = """
 import npde_fem
 from mpi4py import MPI
-from npde_fem import datasets
+from npde_fem import datasets, parallel
 import sys, numpy as np
 comm = MPI.COMM_WORLD
 assay = datasets.read_scratch_assay(sys.argv[1] if comm.rank == 0 else "not looked at", 10, comm)
@@ -398,7 +399,7 @@ def odd():
     raise Odd(1, 2)
 def missing():
     datasets.scratch_assay(10, sys.argv[2], comm)
-for work, kind in ((missing, datasets.DataUnavailable), (lambda: datasets.on_root(comm, odd), RuntimeError)):
+for work, kind in ((missing, datasets.DataUnavailable), (lambda: parallel.on_root(comm, odd), RuntimeError)):
     try:
         work()
     except Exception as error:
@@ -421,7 +422,7 @@ def test_two_ranks_get_the_same_data_and_the_same_errors(tmp_path):
     except ModuleNotFoundError:
         nilearn = None
     arguments = [str(written(tmp_path, rows())), str(tmp_path), "brain" if nilearn else "no brain"]
-    root = str(Path(datasets.__file__).parents[1])
+    root = str(Path(datasets.__file__).parents[2])
     done = subprocess.run(
         [mpiexec, "-n", "2", sys.executable, "-c", TWO_RANKS, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
