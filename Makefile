@@ -38,7 +38,6 @@ demo: install ## run the demos; their pictures go to figures/
 	$(BIN)/python demos/network_on_other_grids.py --output figures
 	$(BIN)/python demos/digits_as_physics.py --output figures
 	$(BIN)/npde learn optics-digits --plot figures/optics_digits.png
-	$(BIN)/npde learn vowels --divisions 1 --plot figures/vowels.png
 
 test: lint ## check the sources, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

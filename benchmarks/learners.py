@@ -38,10 +38,8 @@ LEARNERS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
 
 def stock(images: Any, labels: Any) -> list[tuple[float, float, float]]:
     """Train the stock twin of the generated network by torch alone; return time, loss and accuracy by epoch."""
-    seen, unseen = (
-        torch.from_numpy(np.flatnonzero(part))
-        for part in (recognition.folds(labels) != 0, recognition.folds(labels) == 0)
-    )
+    fold = recognition.folds(labels)
+    seen, unseen = (torch.from_numpy(np.flatnonzero(part)) for part in (fold != 0, fold == 0))
     x, y = torch.tensor(images, dtype=torch.float32)[:, None], torch.tensor(labels)
     torch.manual_seed(0)
     model = digits._convolutions((8, 8), 10)[1].as_torch()

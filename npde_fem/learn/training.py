@@ -127,9 +127,9 @@ class Training:
         """
         if self.ensemble is None:
             return
-        weights = {id(p) for p in self.model.parameters() if not isinstance(p, Distributed)}
         for p in (*self.model.parameters(), *self.model.buffers()):
-            group = self.ensemble.comm if id(p) in weights else self.ensemble.across
+            replicated = isinstance(p, torch.nn.Parameter) and not isinstance(p, Distributed)
+            group = self.ensemble.comm if replicated else self.ensemble.across
             first = group.bcast(p.detach().cpu(), root=0)
             with torch.no_grad():
                 p.copy_(first)

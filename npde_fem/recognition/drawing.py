@@ -138,10 +138,9 @@ def _optics(part: Any, model: Diffraction | Camera, found: Recognition) -> None:
         planes = optics.planes(picture)
         masks = [optics.splines @ phases @ optics.splines.T for phases in optics.phases]
         begun = optics.light(picture)
-    low, high = optics.points // 6, optics.points - optics.points // 6
 
     def window(values: Tensor) -> Any:
-        return values[low:high, low:high].cpu().numpy()
+        return optics.window(values).cpu().numpy()
 
     for axis in axes[:, [0, -1]].flat:
         axis.set_axis_off()
@@ -157,7 +156,7 @@ def _optics(part: Any, model: Diffraction | Camera, found: Recognition) -> None:
         axis.set(xticks=[], yticks=[])
     if isinstance(model, Diffraction):
         edge = optics.neurons * optics.fineness / 8
-        for k, (row, column) in enumerate(optics.squares() * optics.fineness - low - 0.5):
+        for k, (row, column) in enumerate((optics.squares() - optics.neurons / 4) * optics.fineness - 0.5):
             colour = "#2a9d8f" if k == shown else "w"
             axes[1, -1].add_patch(_rectangle((column, row), edge, colour))
             axes[1, -1].text(column + edge / 2, row - 1, found.classes[k], color=colour, fontsize=7, ha="center")

@@ -192,6 +192,11 @@ class Diffraction(nn.Module):
         intensity = field.real.square() + field.imag.square()
         return torch.einsum("ki,bij,kj->bk", self.rows, intensity, self.columns) / self.fineness**2
 
+    def window(self, values: Tensor) -> Tensor:
+        """Return the values, shape (..., points, points), of the points in the aperture."""
+        margin = self.points // 6
+        return values[..., margin:-margin, margin:-margin]
+
     def forward(self, pictures: Tensor) -> Tensor:
         """Return ``log E``, whose softmax is the probability of each class."""
         return torch.log(self.energies(self.planes(pictures)[-1]) + _DARK)
@@ -233,8 +238,7 @@ class Camera(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the features, shape (batch, pixels^2)."""
         field = self.optics.planes(pictures)[-1]
-        quarter = self.optics.points // 6
-        intensity = (field.real.square() + field.imag.square())[:, quarter:-quarter, quarter:-quarter]
+        intensity = self.optics.window(field.real.square() + field.imag.square())
         seen = nn.functional.adaptive_avg_pool2d(intensity, self.pixels).flatten(1)
         return torch.log(seen * self.optics.neurons**2 + _FAINT)
 

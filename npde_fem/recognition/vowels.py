@@ -186,12 +186,12 @@ class PassivePlate(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        plate = Plate(points, slow, radius=1.5, seed=seed, dtype=dtype)
+        positive("PassivePlate", probes=probes, windows=windows)
+        plate = Plate(points, slow, seed=seed, dtype=dtype)
         rng = np.random.default_rng(seed)
         with torch.no_grad():
             plate.raw_speed.copy_(torch.tensor(3 * rng.standard_normal((points, points)), dtype=dtype))
             speed = plate.speed.numpy()
-        positive("PassivePlate", probes=probes, windows=windows)
         at = rng.uniform(_SPONGE + 1, points - _SPONGE - 2, (probes, 2))
         self.windows = windows
         self.wave = wave_rnn(
